@@ -1,0 +1,232 @@
+"""Transactional files: three messages each, with the history row first.
+
+1. BEGIN, the role, the timeouts and the history row. Its primary key makes a second runner wait and then fail.
+2. The file, as it is.
+3. The deferred constraints, session state put back, COMMIT. Put back inside the transaction, because behind a
+   pooler the server connection belongs to somebody else the moment it commits.
+
+Killed anywhere, a file is applied and recorded, or neither.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+
+import asyncpg
+
+from .check import CONTROL, Contents
+from .config import Config
+from .connect import Connection, describe, root
+from .errors import AccessRefused, ConnectionLost, DatabaseUnavailable, HistoryConflict, MigrationFailed
+from .history import TRANSACTION_ENDED, History
+from .lock import Held
+from .message import explain
+from .migrations import LARGE, Migration, Source
+from .sql import milliseconds, statements
+
+logger = logging.getLogger(__name__)
+
+STOP_TIMEOUT = 4.0
+"""Seconds that a rollback or the answer to COMMIT may take once we are to stop."""
+ORPHAN_CHECK = "2s"
+"""How often the server looks whether we are still there while it works (client_connection_check_interval)."""
+LOST = {"57P01", "57P02", "57P03", "25P03", "57P05"}
+"""SQLSTATEs with which a server takes the connection away, besides class 08."""
+
+
+class StartOver(Exception):
+    """The ground has shifted: connect, lock, read the history and plan anew."""
+
+
+class Busy(Exception):
+    """A lock was not to be had, or a deadlock was broken up; the file was rolled back and may be tried again."""
+
+    def __init__(self, cause: str, *, recording: bool) -> None:
+        super().__init__(cause)
+        self.recording = recording
+        """It was the history row: another runner is applying the same file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A pending migration with all that is needed to apply it."""
+
+    migration: Migration
+    contents: Contents
+    history: History
+    config: Config
+
+    @property
+    def filename(self) -> str:
+        """The migration's filename."""
+        return self.migration.filename
+
+
+async def apply(held: Held, job: Job) -> None:
+    """Apply one transactional file and record it.
+
+    Raises MigrationFailed, Busy, StartOver, ConnectionLost, AccessRefused, HistoryConflict, DatabaseUnavailable;
+    after each of them nothing of the file is left, but after ConnectionLost, where the history tells.
+    """
+    connection = held.connection
+    async with rolled_back_on_failure(connection):
+        await record(held, job)
+        with notices(connection, job.filename):
+            await send(connection, job)
+        await commit(connection, job)
+
+
+async def record(held: Held, job: Job) -> None:
+    """Begin the transaction and write the history row."""
+    config = job.config
+    begin = f"""
+        BEGIN ISOLATION LEVEL READ COMMITTED;
+        {job.history.set_role}
+        SET LOCAL client_connection_check_interval = '{ORPHAN_CHECK}';
+        SET LOCAL lock_timeout = {milliseconds(config.ddl_lock_timeout)};
+        SET LOCAL statement_timeout = {milliseconds(config.statement_timeout)};
+        {job.history.record(job.migration, job.contents.minimum_version, held.condition)}"""
+    try:
+        async with lost_while(job, "was not applied"):
+            tag = await held.connection.execute(begin)
+    except asyncpg.UniqueViolationError as error:
+        raise StartOver(f"{job.filename} was applied by another runner") from error
+    except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
+        raise Busy("another runner is applying it", recording=True) from error
+    except (asyncpg.InsufficientPrivilegeError, asyncpg.InvalidParameterValueError) as error:
+        raise AccessRefused(f"{error}; recording {job.filename} needs INSERT on {job.history.name}") from error
+    except asyncpg.ReadOnlySQLTransactionError as error:
+        raise DatabaseUnavailable(f"{error}: the server takes no writes; is it a standby?") from error
+    except asyncpg.PostgresError as error:
+        raise HistoryConflict(f"{job.filename} cannot be recorded in {job.history.name}: {error}") from error
+    if tag == "INSERT 0 0":
+        raise StartOver("the migration lock was dropped")
+
+
+async def send(connection: Connection, job: Job) -> None:
+    """Send the text of the file: at once, or statement by statement where it is large."""
+    source = job.migration.read()
+    for start, text in parts(source, job.contents):
+        try:
+            async with lost_while(job, "was not committed"):
+                await connection.execute(text)
+        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
+            raise Busy(str(error), recording=False) from error
+        except asyncpg.PostgresError as error:
+            raise failed(explain(refusal(error), job.filename, source, start, text), job) from error
+
+
+def parts(source: Source, contents: Contents) -> Iterator[tuple[int, str]]:
+    """Yield (first byte, text) of what is to be sent of a file; nothing where it has no statement.
+
+    BEGIN and COMMIT around the file are left out: as blanks in a small file, so that positions stay true.
+    """
+    if not contents.count:
+        return
+    if len(source) > LARGE:
+        for statement in statements(source):
+            if not CONTROL.match(statement.text):
+                yield statement.start, source[statement.start : statement.end].decode()
+        return
+    text = bytearray(source)
+    for statement in contents.wrapper:
+        text[statement.start : statement.end] = b" " * (statement.end - statement.start)
+    start = 3 if text.startswith(b"\xef\xbb\xbf") else 0
+    yield start, text[start:].decode()
+
+
+async def commit(connection: Connection, job: Job) -> None:
+    """Fire the deferred constraints, put session state back and commit.
+
+    Once COMMIT is sent its answer is awaited, also when we are cancelled meanwhile.
+    """
+    finish = f"""
+        SET CONSTRAINTS ALL IMMEDIATE;
+        RESET SESSION AUTHORIZATION;
+        {job.history.set_role}
+        {job.history.verify(job.migration)};
+        RESET ALL;
+        DISCARD TEMP;
+        COMMIT"""
+    try:
+        async with lost_while(job, "is either applied and recorded or neither; the next run will tell"):
+            await see_through(connection.execute(finish))
+    except asyncpg.PostgresError as error:
+        if TRANSACTION_ENDED in str(error):
+            raise MigrationFailed(
+                f"{job.filename}: {TRANSACTION_ENDED}, or removed its own row from {job.history.name}; a part of "
+                "it may be committed: look at the schema, and take BEGIN, COMMIT and ROLLBACK out of the file"
+            ) from error
+        raise failed(explain(refusal(error), job.filename, b"", 0, ""), job) from error
+
+
+async def see_through(work: Awaitable[str]) -> None:
+    """Await `work` even if we are cancelled meanwhile, for STOP_TIMEOUT; the cancellation follows afterwards."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task}, timeout=STOP_TIMEOUT)
+        if not task.done() or task.exception():
+            raise
+        if current := asyncio.current_task():
+            current.uncancel()
+            current.cancel()
+
+
+@asynccontextmanager
+async def rolled_back_on_failure(connection: Connection) -> AsyncIterator[None]:
+    """Roll back before any failure goes on, a cancellation included."""
+    try:
+        yield
+    except BaseException:
+        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            await connection.execute("ROLLBACK", timeout=STOP_TIMEOUT)
+        raise
+
+
+@asynccontextmanager
+async def lost_while(job: Job, state: str) -> AsyncIterator[None]:
+    """Translate a broken connection into ConnectionLost, which says what is known: the file `state`."""
+    try:
+        yield
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        if is_lost(error):
+            raise ConnectionLost(f"connection lost: {describe(error)}; {job.filename} {state}") from error
+        raise
+
+
+def is_lost(error: BaseException) -> bool:
+    """Tell whether `error` means that the connection is gone, and not that a statement was refused."""
+    error = root(error)
+    if isinstance(error, asyncpg.PostgresError):
+        return (error.sqlstate or "").startswith("08") or error.sqlstate in LOST
+    return True
+
+
+def refusal(error: asyncpg.PostgresError) -> asyncpg.PostgresError:
+    """Return what the server said: it may have closed the connection over it, which hides it in the cause."""
+    return cause if isinstance(cause := root(error), asyncpg.PostgresError) else error
+
+
+def failed(text: str, job: Job) -> MigrationFailed:
+    """Return the failure of a file, with what it left behind."""
+    return MigrationFailed(f"{text}\n{job.filename} was rolled back")
+
+
+@contextmanager
+def notices(connection: Connection, filename: str) -> Iterator[None]:
+    """Log what the file's statements tell the client meanwhile."""
+
+    def log(_: object, notice: asyncpg.PostgresLogMessage) -> None:
+        level = logging.WARNING if notice.severity_en == "WARNING" else logging.INFO
+        logger.log(level, "%s: %s: %s", filename, (notice.severity_en or "").lower(), notice.message)
+
+    connection.add_log_listener(log)
+    try:
+        yield
+    finally:
+        if not connection.is_closed():
+            connection.remove_log_listener(log)

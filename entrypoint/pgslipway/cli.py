@@ -1,0 +1,92 @@
+"""The command line: commands, their options, and a flag for each setting."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from . import __version__, errors
+from .config import SETTINGS
+from .errors import BadConfiguration, SlipwayError
+
+COMMANDS = {
+    "up": "wait for Postgres, lock, apply what is pending (the default)",
+    "status": "show a row for each migration (--json, --exit-code: 14 when something is pending)",
+    "plan": "show what `up` would do, and exit with the code that it would refuse with",
+    "check": "check the files alone, without a database (--since VERSION)",
+    "rehearse": "apply everything to a throw-away embedded Postgres (DIR instead of MIGRATE_DIR)",
+}
+OPTIONS = {"status": {"json", "exit_code"}, "check": {"since"}, "rehearse": {"folder"}}
+"""The options that belong to one command only."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are ours."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise BadConfiguration instead of leaving with exit code 2."""
+        raise BadConfiguration(f"{message}; see pgslipway --help")
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+    """Return the command with its options, and the settings given as flags, by variable name.
+
+    Raises BadConfiguration, and SystemExit after printing --help or --version.
+    """
+    options = make_parser().parse_intermixed_args(arguments)
+    for command, names in OPTIONS.items():
+        for name in names:
+            if command != options.command and getattr(options, name):
+                raise BadConfiguration(f"{name.replace('_', '-')} goes with {command}, not with {options.command}")
+    flags = {variable: value for variable in SETTINGS if (value := getattr(options, variable)) is not None}
+    return options, flags
+
+
+def make_parser() -> Parser:
+    """Return the parser."""
+    parser = Parser(
+        prog="pgslipway",
+        description="Bring a Postgres schema up to date before the app starts.",
+        epilog=epilog(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("command", nargs="?", default="up", choices=COMMANDS, metavar="COMMAND")
+    parser.add_argument("folder", nargs="?", type=Path, metavar="DIR", help=argparse.SUPPRESS)
+    parser.add_argument("--version", action="version", version=f"pgslipway {__version__}")
+    parser.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--exit-code", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--since", type=int, metavar="VERSION", help=argparse.SUPPRESS)
+    settings = parser.add_argument_group("settings, each also an environment variable")
+    for variable, field in SETTINGS.items():
+        flag = "--" + variable.removeprefix("MIGRATE_").lower().replace("_", "-")
+        default = "" if field.default is None else f" [{field.default}]"
+        settings.add_argument(
+            flag, dest=variable, metavar="VALUE", help=f"{variable}: {field.metadata['meaning']}{default}"
+        )
+    return parser
+
+
+def epilog() -> str:
+    """Return the commands and the exit codes, as --help shows them."""
+    codes = [f"  {code:<8} {result}" for code, result in exit_codes().items()]
+    commands = [f"  {name:<8} {meaning}" for name, meaning in COMMANDS.items()]
+    return "\n".join([
+        "commands:", *commands, "",
+        "Postgres is found by DATABASE_URL, or PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE, PGSSLMODE, PGSSLROOTCERT",
+        "and so on. Any setting X can be given as X_FILE, the path of a file that holds the value.", "",
+        "exit codes (10-19 can heal by trying again, 20-29 need a person):", *codes,
+    ])  # fmt: skip
+
+
+def exit_codes() -> dict[str, str]:
+    """Return the name of each exit code."""
+    failures = {
+        str(error.exit_code): error.result for error in SlipwayError.__subclasses__() if error is not errors.Stopped
+    }
+    return {
+        str(errors.UP_TO_DATE): "up to date",
+        **{str(error.exit_code): error.result for error in failures},
+        str(errors.INTERNAL_ERROR): "internal error",
+        "130, 143": "stopped by SIGINT, SIGTERM",
+    }

@@ -1,0 +1,246 @@
+"""The environment and the flags, as one value; the only place that knows the names of the settings."""
+
+import getpass
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+LIBPQ = (
+    "DATABASE_URL",
+    "PGHOST",
+    "PGPORT",
+    "PGUSER",
+    "PGPASSWORD",
+    "PGDATABASE",
+    "PGSSLMODE",
+    "PGSSLROOTCERT",
+    "PGSSLCERT",
+    "PGSSLKEY",
+    "PGSSLCRL",
+    "PGSSLNEGOTIATION",
+    "PGSSLMINPROTOCOLVERSION",
+    "PGSSLMAXPROTOCOLVERSION",
+    "PGTARGETSESSIONATTRS",
+    "PGPASSFILE",
+    "PGSERVICE",
+    "PGSERVICEFILE",
+    "PGKRBSRVNAME",
+    "PGGSSLIB",
+)
+"""The settings that say where Postgres is; asyncpg reads all but the first from the environment by itself."""
+SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+FILES = {"PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY", "PGSSLCRL"}
+LONGEST = 24 * 24 * 3600.0
+"""Seconds; Postgres keeps its timeouts as milliseconds in a signed 32-bit number."""
+NAME_BYTES = 63
+"""Postgres cuts a longer name, NAMEDATALEN."""
+UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+HOST = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[^:\[\]]*)(:[0-9]{1,5})?")
+
+
+def duration(text: str) -> float:
+    """Return seconds for "500ms", "5s", "10m", "1.5h" or "0". Raises ValueError with the expected form."""
+    match = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(ms|s|m|h)|0", text)
+    seconds = float(match[1]) * UNITS[match[2]] if match and match[1] else 0.0
+    if not match or seconds > LONGEST:
+        raise ValueError("a duration such as 500ms, 5s or 10m, at most 24 days, or 0")
+    return seconds
+
+
+def choice(*values: str) -> Callable[[str], str]:
+    """Return a parser that takes one of `values`."""
+
+    def parse(text: str) -> str:
+        if text not in values:
+            raise ValueError(" or ".join(values))
+        return text
+
+    return parse
+
+
+def name(suffix: str = "") -> Callable[[str], str]:
+    """Return a parser for a Postgres name that leaves room for `suffix`."""
+    longest = NAME_BYTES - len(suffix)
+
+    def parse(text: str) -> str:
+        if len(text.encode()) > longest:
+            raise ValueError(f"a name of at most {longest} bytes")
+        return text
+
+    return parse
+
+
+def setting(parse: Callable[[str], Any], default: Any, meaning: str) -> Any:
+    """Declare a setting: how it is read, its default and its line in --help."""
+    return field(default=default, metadata={"parse": parse, "meaning": meaning})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """All settings. Durations are seconds, 0 for no limit. `problems` says what could not be read."""
+
+    dir: Path = setting(Path, Path("/migrations"), "the folder of migrations")
+    schema: str = setting(name(), "public", "schema of the history table")
+    table: str = setting(name("_steps"), "schema_migrations", "name of the history table")
+    role: str | None = setting(name(), None, "become this role before the history is touched")
+    wait_timeout: float = setting(duration, 60.0, "how long Postgres may take to answer its first query")
+    lock_timeout: float = setting(duration, 600.0, "how long another runner may take")
+    lock: str = setting(choice("auto", "session", "transaction"), "auto", "auto, session or transaction")
+    ddl_lock_timeout: float = setting(duration, 0.5, "how long one attempt may queue for a table's lock")
+    ddl_retry: float = setting(duration, 300.0, "how long a file is retried while its tables are busy")
+    statement_timeout: float = setting(duration, 0.0, "the server's statement_timeout for migrations")
+    ahead: str | None = setting(choice("allow", "refuse"), None, "when the database is newer: allow or refuse")
+    out_of_order: str = setting(choice("allow", "refuse"), "allow", "a late, lower version: allow or refuse")
+    edited: str = setting(choice("refuse", "warn"), "refuse", "an applied file was edited: refuse or warn")
+    log_format: str = setting(choice("auto", "text", "json"), "auto", "auto, text or json")
+    termination_log: Path | None = setting(Path, None, "file for the outcome as JSON")
+    libpq: Mapping[str, str] = field(default_factory=dict, repr=False)
+    in_kubernetes: bool = False
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+SETTINGS = {f"MIGRATE_{field.name.upper()}": field for field in fields(Config) if "parse" in field.metadata}
+
+
+def from_environ(
+    environ: Mapping[str, str], flags: Mapping[str, str], *, wait_timeout: float = 60.0, needs_database: bool = True
+) -> Config:
+    """Return the settings in `environ`, or in `flags` where they are there too; both by variable name.
+
+    Never raises: what cannot be read is in the result's `problems`, all of it, and has its default instead.
+    """
+    problems: list[str] = []
+    values: dict[str, Any] = {}
+    for variable in (*SETTINGS, *(LIBPQ if needs_database else ())):
+        try:
+            if value := flags.get(variable) or read(variable, environ):
+                values[variable] = parse(variable, value)
+        except ValueError as problem:
+            problems.append(str(problem))
+    libpq = {variable: values.pop(variable) for variable in LIBPQ if variable in values}
+    if needs_database:
+        problems += check_libpq(libpq)
+    return Config(
+        **{"wait_timeout": wait_timeout} | {SETTINGS[variable].name: value for variable, value in values.items()},
+        libpq=libpq,
+        in_kubernetes="KUBERNETES_SERVICE_HOST" in environ,
+        problems=tuple(problems),
+        warnings=tuple(misspelt(environ)),
+    )
+
+
+def read(variable: str, environ: Mapping[str, str]) -> str | None:
+    """Return the value of `variable`, or of the file that `<variable>_FILE` names, or None. Raises ValueError."""
+    value, file = environ.get(variable), environ.get(f"{variable}_FILE")
+    if value and file:
+        raise ValueError(f"{variable} and {variable}_FILE are both set; keep one of them")
+    if file:
+        try:
+            value = Path(file).read_bytes().decode().removesuffix("\n").removesuffix("\r")
+        except OSError as error:
+            raise ValueError(f"{variable}_FILE: {file}: {error.strerror}") from error
+        except ValueError as error:
+            raise ValueError(f"{variable}_FILE: {file} is not UTF-8 text") from error
+    if value and ("\0" in value or has_surrogates(value)):
+        raise ValueError(f"{variable}: the value holds a NUL or bytes that are not UTF-8")
+    return value or None
+
+
+def has_surrogates(text: str) -> bool:
+    """Tell whether `text` stands for bytes that are not UTF-8 (PEP 383)."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def parse(variable: str, value: str) -> Any:
+    """Return the typed value of a setting; a value from a file is not shown, since it may be secret."""
+    if variable not in SETTINGS:
+        return value
+    try:
+        return SETTINGS[variable].metadata["parse"](value)
+    except ValueError as expected:
+        raise ValueError(f"{variable}: expected {expected}, not {value[:100]!r}") from expected
+
+
+def check_libpq(libpq: dict[str, str]) -> Iterator[str]:
+    """Yield what is wrong with the connection settings; a URL that cannot be used is taken out of `libpq`."""
+    url_problems = list(check_url(libpq.get("DATABASE_URL")))
+    if url_problems:
+        del libpq["DATABASE_URL"]
+        yield from url_problems
+    given = libpq | url_parameters(libpq.get("DATABASE_URL"))
+    if not re.fullmatch(r"[0-9]{1,5}(,[0-9]{1,5})*", given.get("PGPORT", "5432")):
+        yield "PGPORT: expected a port number"
+    if given.get("PGSSLMODE", "prefer") not in SSL_MODES:
+        yield f"PGSSLMODE: expected {' or '.join(SSL_MODES)}"
+    for variable in FILES & given.keys():
+        if not Path(given[variable]).is_file():
+            yield f"{variable}: {given[variable]}: no such file"
+    if not url_problems and not {"PGUSER", "PGSERVICE"} & given.keys() and not login_name():
+        yield "PGUSER: not set, and this process's user id has no name; give PGUSER or the user in DATABASE_URL"
+
+
+def check_url(url: str | None) -> Iterator[str]:
+    """Yield what is wrong with a DATABASE_URL, without showing any of it."""
+    expected = (
+        "DATABASE_URL: expected postgresql://user@host:port/database (the value is not shown: it may hold a "
+        "password); give a password with special characters as PGPASSWORD or PGPASSWORD_FILE"
+    )
+    if url is None:
+        return
+    try:
+        parts = urlsplit(url)
+        parse_qsl(parts.query, strict_parsing=bool(parts.query))
+    except ValueError:
+        yield expected
+        return
+    hosts = parts.netloc.rpartition("@")[2].split(",")
+    if (
+        parts.scheme not in {"postgres", "postgresql"}
+        or parts.netloc.count("@") > 1
+        or "@" in parts.path + parts.query + parts.fragment
+        or parts.fragment
+        or not all(HOST.fullmatch(host) for host in hosts)
+    ):
+        yield expected
+
+
+def url_parameters(url: str | None) -> dict[str, str]:
+    """Return what a valid DATABASE_URL says, by the names of libpq's environment variables."""
+    parts = urlsplit(url or "")
+    user, _, hosts = parts.netloc.rpartition("@")
+    named = {"host": hosts, "user": user.partition(":")[0], "database": parts.path.removeprefix("/")}
+    named = {key: unquote(value) for key, value in named.items() if value} | dict(parse_qsl(parts.query))
+    named["database"] = named.get("dbname") or named.get("database", "")
+    return {f"PG{key.upper()}": value for key, value in named.items() if value}
+
+
+def target(libpq: Mapping[str, str]) -> str:
+    """Return host, port and database for messages; never a user or a password."""
+    given = dict(libpq) | url_parameters(libpq.get("DATABASE_URL"))
+    host = given.get("PGHOST", "localhost")
+    port = "" if ":" in host else f":{given.get('PGPORT', '5432')}"
+    return f"{host}{port}/{given.get('PGDATABASE') or given.get('PGUSER', '')}"
+
+
+def login_name() -> str | None:
+    """Return the name of the user that this process runs as, if the system knows one."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return None
+
+
+def misspelt(environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield a warning for each variable that looks like one of ours but is not."""
+    known = {*SETTINGS, *(f"{variable}_FILE" for variable in SETTINGS)}
+    unknown = [variable for variable in environ if variable.startswith("MIGRATE_") and variable not in known]
+    if unknown:
+        from difflib import get_close_matches
+
+        for variable in unknown:
+            for meant in get_close_matches(variable, known, 1, 0.8):
+                yield f"{variable} is not a setting; did you mean {meant}?"

@@ -1,0 +1,191 @@
+"""Wait for Postgres: which failure can heal, which is final, and a connection once a query was answered."""
+
+import asyncio
+import logging
+import os
+import re
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import TypeAlias, TypeVar
+
+import asyncpg
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    stop_before_delay,
+    stop_never,
+    wait_random_exponential,
+)
+
+from .config import LIBPQ, Config, target
+from .errors import AccessRefused, BadConfiguration, DatabaseUnavailable, SlipwayError
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+Answer = TypeVar("Answer")
+logger = logging.getLogger(__name__)
+
+APPLICATION_NAME = "pgslipway"
+ATTEMPT_TIMEOUT = 10.0
+"""Seconds for one attempt: a server or pooler that accepts and then says nothing is tried anew after that."""
+CLOSE_TIMEOUT = 2.0
+HEALING = {"08", "25", "40", "53", "57", "58", "XX"}
+"""Classes of SQLSTATE that may pass: connection, read-only, conflict, resources, operator, system, internal."""
+POOLER_REFUSES = re.compile(r"unsupported|no such|auth|not allowed|SSL|TLS", re.IGNORECASE)
+"""What PgBouncer says (with 08P01 for everything) when trying again cannot help."""
+
+
+@asynccontextmanager
+async def connect(
+    config: Config, first_query: Callable[[Connection], Awaitable[Answer]]
+) -> AsyncIterator[tuple[Connection, Answer]]:
+    """Connect, ask `first_query`, and give both the connection and the answer; close the connection afterwards.
+
+    Tries again until the wait timeout has passed. Raises DatabaseUnavailable then, AccessRefused or
+    BadConfiguration at once, and whatever `first_query` raises that is not about the connection.
+    """
+    connection, answer = await wait_for_answer(config, first_query)
+    try:
+        yield connection, answer
+    finally:
+        await close(connection)
+
+
+@asynccontextmanager
+async def reconnect(config: Config) -> AsyncIterator[Connection]:
+    """Open another connection while the block runs, like `connect`."""
+
+    async def first_query(connection: Connection) -> str:
+        return await connection.execute("SELECT 1")
+
+    async with connect(config, first_query) as (connection, _):
+        yield connection
+
+
+async def wait_for_answer(
+    config: Config, first_query: Callable[[Connection], Awaitable[Answer]]
+) -> tuple[Connection, Answer]:
+    """Return a connection on which `first_query` was answered, and the answer."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + (config.wait_timeout or float("inf"))
+
+    async def attempt() -> tuple[Connection, Answer]:
+        async with asyncio.timeout(max(0.05, min(ATTEMPT_TIMEOUT, deadline - loop.time()))):
+            connection = await open_connection(config)
+            try:
+                return connection, await first_query(connection)
+            except BaseException:
+                connection.terminate()
+                raise
+
+    def log_retry(state: RetryCallState) -> None:
+        cause = describe(state.outcome.exception() if state.outcome else None)
+        logger.info(
+            "waiting for %s: %s (attempt %d, next in %.1f s)",
+            target(config.libpq), cause, state.attempt_number, state.upcoming_sleep,
+            extra={"cause": cause, "attempt": state.attempt_number},
+        )  # fmt: skip
+
+    attempts = AsyncRetrying(
+        retry=retry_if_exception(lambda error: verdict(error) is DatabaseUnavailable),
+        wait=wait_random_exponential(multiplier=0.1, min=0.05, max=1.0),
+        stop=stop_before_delay(config.wait_timeout) if config.wait_timeout else stop_never,
+        before_sleep=log_retry,
+        reraise=True,
+    )
+    try:
+        return await attempts(attempt)
+    except Exception as error:
+        failure = verdict(error)
+        if failure is None or (isinstance(error, SlipwayError) and failure is not DatabaseUnavailable):
+            raise
+        raise failure(f"{target(config.libpq)}: {describe(error)}{advice(failure, config)}") from error
+
+
+async def open_connection(config: Config) -> Connection:
+    """Open a connection, once. Poolers refuse start-up parameters and confuse prepared statements: none of them."""
+    export(config.libpq)
+    return await asyncpg.connect(
+        config.libpq.get("DATABASE_URL"),
+        timeout=ATTEMPT_TIMEOUT,
+        statement_cache_size=0,
+        server_settings={"application_name": APPLICATION_NAME},
+    )
+
+
+def export(libpq: Mapping[str, str]) -> None:
+    """Make these the PG* variables of the process, which asyncpg reads by itself: an empty one as a value."""
+    for variable in LIBPQ:
+        os.environ.pop(variable, None)
+    os.environ.update(libpq)
+
+
+async def close(connection: Connection) -> None:
+    """Close `connection`, politely where the server answers."""
+    try:
+        await connection.close(timeout=CLOSE_TIMEOUT)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        connection.terminate()
+
+
+def verdict(error: BaseException) -> type[SlipwayError] | None:
+    """Return what a failure to connect means: DatabaseUnavailable where waiting can heal it, None for a bug.
+
+    The cases are the rows of "What asyncpg raises" in the tests; the cause says more than the error itself.
+    """
+    match error := root(error):
+        case SlipwayError():
+            return type(error)
+        case asyncpg.PostgresError():
+            return by_sqlstate(error)
+        case asyncpg.TargetServerAttributeNotMatched() | ssl.SSLEOFError() | ssl.SSLZeroReturnError():
+            return DatabaseUnavailable
+        case asyncpg.ClientConfigurationError() | UnicodeError():
+            return BadConfiguration
+        case asyncpg.InterfaceError() | asyncpg.InternalClientError():
+            return AccessRefused if "authentication" in str(error) else DatabaseUnavailable
+        case ssl.SSLError() | PermissionError():
+            return AccessRefused
+        case OSError():
+            return AccessRefused if "rejected SSL upgrade" in str(error) else DatabaseUnavailable
+    return None
+
+
+def by_sqlstate(error: asyncpg.PostgresError) -> type[SlipwayError]:
+    """Return what the server's own refusal of a connection means."""
+    state = error.sqlstate or ""
+    if state == "57P03" and "Hot standby mode is disabled" in (error.detail or ""):
+        return AccessRefused
+    if state == "08P01" and POOLER_REFUSES.search(str(error)):
+        return BadConfiguration if "unsupported startup" in str(error) else AccessRefused
+    if state in {"42704", "22023"}:
+        return BadConfiguration
+    return DatabaseUnavailable if state[:2] in HEALING else AccessRefused
+
+
+def root(error: BaseException) -> BaseException:
+    """Return the error that says most: asyncpg hides the server's last words behind "connection was closed"."""
+    while isinstance(error.__cause__, asyncpg.PostgresError | OSError):
+        error = error.__cause__
+    return error
+
+
+def describe(error: BaseException | None) -> str:
+    """Return what went wrong in one line, for a log."""
+    if error is None:
+        return "no answer"
+    error = root(error)
+    if isinstance(error, TimeoutError) and not error.errno:
+        return "no answer in time"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def advice(failure: type[SlipwayError], config: Config) -> str:
+    """Return what the operator may do, as the end of a message."""
+    if failure is DatabaseUnavailable:
+        return f" (gave up after MIGRATE_WAIT_TIMEOUT={config.wait_timeout:g}s)"
+    if failure is AccessRefused:
+        return "; check the user, the password, the database and the TLS settings"
+    return ""

@@ -1,0 +1,118 @@
+"""The failures that pgslipway expects, each with the exit code that an orchestrator acts on.
+
+0 is success, 10-19 can heal by trying again, 20-29 need a person:
+
+    SlipwayError
+    ├── DatabaseUnavailable   10  Postgres did not answer a query within the wait timeout
+    ├── Locked                11  another runner kept the migration lock past the lock timeout
+    ├── TableBusy             12  a file could not get its table locks within its retries
+    ├── ConnectionLost        13  the connection broke mid-run
+    ├── NotYet                14  the schema is not there yet
+    ├── BadConfiguration      20  a setting is missing or malformed
+    ├── BadMigrations         21  a name, an encoding or a statement that can never work
+    ├── AccessRefused         22  password, database, TLS or a privilege on the history
+    ├── HistoryConflict       23  an applied file was edited or is gone, or a foreign table
+    ├── MigrationFailed       24  Postgres refused a statement
+    ├── HalfDone              25  a non-transactional file stopped where only a person can tell
+    └── Stopped        130, 143  SIGINT, SIGTERM
+"""
+
+from signal import Signals
+from typing import ClassVar
+
+UP_TO_DATE = 0
+INTERNAL_ERROR = 70
+
+
+class SlipwayError(Exception):
+    """A failure that was foreseen; its text is for the operator, complete and without a secret."""
+
+    exit_code: int
+    result: ClassVar[str]
+
+
+class DatabaseUnavailable(SlipwayError):
+    """Postgres did not answer a query within the wait timeout."""
+
+    exit_code = 10
+    result = "database unavailable"
+
+
+class Locked(SlipwayError):
+    """Another runner kept the migration lock past the lock timeout."""
+
+    exit_code = 11
+    result = "locked"
+
+
+class TableBusy(SlipwayError):
+    """A file could not get its table locks within its retries; it was rolled back."""
+
+    exit_code = 12
+    result = "table busy"
+
+
+class ConnectionLost(SlipwayError):
+    """The connection broke mid-run; the history says what was applied."""
+
+    exit_code = 13
+    result = "connection lost"
+
+
+class NotYet(SlipwayError):
+    """The schema is not there yet, or something is pending."""
+
+    exit_code = 14
+    result = "not yet"
+
+
+class BadConfiguration(SlipwayError):
+    """A setting is missing or malformed."""
+
+    exit_code = 20
+    result = "bad configuration"
+
+
+class BadMigrations(SlipwayError):
+    """A name, an encoding or a statement that can never work."""
+
+    exit_code = 21
+    result = "bad migration files"
+
+
+class AccessRefused(SlipwayError):
+    """Wrong password, no such database, TLS refused, no privilege on the history."""
+
+    exit_code = 22
+    result = "access refused"
+
+
+class HistoryConflict(SlipwayError):
+    """An applied file was edited or is gone, or the history table belongs to another tool."""
+
+    exit_code = 23
+    result = "history conflict"
+
+
+class MigrationFailed(SlipwayError):
+    """Postgres refused a statement; the file was rolled back, earlier ones are kept."""
+
+    exit_code = 24
+    result = "migration failed"
+
+
+class HalfDone(SlipwayError):
+    """A non-transactional file stopped where only a person can tell what happened."""
+
+    exit_code = 25
+    result = "half done"
+
+
+class Stopped(SlipwayError):
+    """A signal ended the run: the running file was cancelled and rolled back."""
+
+    result = "stopped"
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {Signals(signum).name}")
+        self.exit_code = 128 + signum

@@ -1,0 +1,189 @@
+"""The history table: a row for each applied migration, and nothing else; read, upgraded in place, recorded.
+
+It is always named with its schema, since a migration may change the search path; our own look-ups name
+pg_catalog for the same reason.
+"""
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import asyncpg
+
+from .connect import Connection
+from .errors import AccessRefused, HistoryConflict
+from .migrations import Migration
+from .plan import Applied
+from .sql import milliseconds, quote_array, quote_literal, quote_name
+
+LARGEST_INT = 2**31 - 1
+COLUMNS = """
+SELECT a.attname AS name, pg_catalog.format_type(a.atttypid, NULL) AS type, c.relkind::text AS kind,
+       EXISTS (SELECT FROM pg_catalog.pg_index i
+                WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL
+                  AND i.indnkeyatts = 1 AND i.indkey[0] = a.attnum) AS is_key
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+ WHERE n.nspname = $1 AND c.relname = $2
+"""
+HAS_SCHEMA = "SELECT true FROM pg_catalog.pg_namespace WHERE nspname = $1"
+CREATE = """CREATE TABLE {table} (
+    version {integer} PRIMARY KEY, filename TEXT NOT NULL, applied_at TIMESTAMPTZ DEFAULT NOW(),
+    checksum TEXT, minimum_version BIGINT)"""
+TRANSACTION_ENDED = "this file ended the transaction it ran in"
+"""Not the name of any parameter, so that setting it fails, with this text in the error."""
+OURS = {"checksum": "TEXT", "minimum_version": "BIGINT"}
+"""Our own columns: nullable, added to a table that lacks them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column as the catalogs describe it."""
+
+    type: str
+    kind: str
+    is_key: bool
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The history table of one schema, read and written over a connection that is passed in."""
+
+    schema: str
+    table: str
+    role: str | None = None
+    """The role to become before the table is touched."""
+
+    @property
+    def name(self) -> str:
+        """The qualified, quoted name."""
+        return f"{quote_name(self.schema)}.{quote_name(self.table)}"
+
+    @property
+    def set_role(self) -> str:
+        """SQL that becomes the role for the rest of the transaction; empty without one."""
+        return f"SET LOCAL ROLE {quote_name(self.role)};" if self.role else ""
+
+    async def is_current(self, connection: Connection, migrations: Sequence[Migration]) -> bool:
+        """Tell in one round trip whether the history holds exactly these migrations.
+
+        The answer is the tag of a simple query, so nothing is prepared. Also False where the table cannot be
+        read this way; `read` looks into that.
+        """
+        query = f"""{self.set_role}
+            SELECT FROM pg_catalog.unnest(
+                {quote_array(str(migration.version) for migration in migrations)}::bigint[],
+                {quote_array(migration.checksum for migration in migrations)}::text[],
+                {quote_array(migration.filename for migration in migrations)}::text[]
+            ) AS image (version, checksum, filename)
+            FULL JOIN {self.name} AS history ON history.version::bigint = image.version
+            WHERE coalesce(history.checksum = image.checksum, history.filename = image.filename) IS NOT TRUE
+            LIMIT 1"""
+        try:
+            return await connection.execute(query) == "SELECT 0"
+        except asyncpg.InsufficientPrivilegeError:
+            raise
+        except (asyncpg.SyntaxOrAccessError, asyncpg.DataError):
+            return False
+
+    async def read(self, connection: Connection) -> list[Applied]:
+        """Return the rows by version; none where there is no table yet.
+
+        Raises HistoryConflict for a table that is not ours, AccessRefused where the role may not read it.
+        """
+        async with self.transaction(connection):
+            if not (columns := await self.columns(connection)):
+                return []
+            check_columns(columns, self.name)
+            ours = ", ".join(name if name in columns else f"NULL AS {name}" for name in OURS)
+            query = f"SELECT version, filename, applied_at, {ours} FROM {self.name} ORDER BY version"
+            return [Applied(**row) for row in await connection.fetch(query)]
+
+    async def upgrade(self, connection: Connection, largest: int, lock_timeout: float) -> None:
+        """Make the table fit for versions up to `largest`: look first, and change only what is missing.
+
+        Raises HistoryConflict, AccessRefused; asyncpg's LockNotAvailableError after `lock_timeout` seconds.
+        """
+        async with self.transaction(connection):
+            columns = await self.columns(connection)
+            if columns:
+                check_columns(columns, self.name)
+            has_schema = await connection.fetchval(HAS_SCHEMA, self.schema)
+            if changes := list(self.changes(columns, bool(has_schema), largest)):
+                await connection.execute(f"SET LOCAL lock_timeout = {milliseconds(lock_timeout)}; {';'.join(changes)}")
+
+    def changes(self, columns: Mapping[str, Column], has_schema: bool, largest: int) -> Iterator[str]:
+        """Yield the statements that create the table or add what it lacks."""
+        if not has_schema:
+            yield f"CREATE SCHEMA {quote_name(self.schema)}"
+        if not columns:
+            yield CREATE.format(table=self.name, integer="INT" if largest <= LARGEST_INT else "BIGINT")
+            return
+        for name, type_ in OURS.items():
+            if name not in columns:
+                yield f"ALTER TABLE {self.name} ADD COLUMN {name} {type_}"
+        if largest > LARGEST_INT and columns["version"].type != "bigint":
+            yield f"ALTER TABLE {self.name} ALTER COLUMN version TYPE BIGINT"
+
+    async def columns(self, connection: Connection) -> dict[str, Column]:
+        """Return the table's columns by name; none where there is no such table."""
+        rows = await connection.fetch(COLUMNS, self.schema, self.table)
+        return {row["name"]: Column(row["type"], row["kind"], row["is_key"]) for row in rows}
+
+    @asynccontextmanager
+    async def transaction(self, connection: Connection) -> AsyncIterator[None]:
+        """Run the block in a transaction as the role. Raises AccessRefused where a privilege is missing."""
+        try:
+            async with connection.transaction():
+                if self.role:
+                    await connection.execute(self.set_role)
+                yield
+        except (asyncpg.InsufficientPrivilegeError, asyncpg.InvalidParameterValueError) as error:
+            raise AccessRefused(
+                f"{error}; the history table {self.name} needs SELECT and INSERT, and CREATE on its schema where it "
+                "does not exist yet (MIGRATE_SCHEMA, MIGRATE_ROLE)"
+            ) from error
+
+    def record(self, migration: Migration, minimum_version: int | None, condition: str) -> str:
+        """Return the SQL that records `migration` as applied if `condition` holds; its tag counts the row."""
+        return f"""
+            INSERT INTO {self.name} (version, filename, applied_at, checksum, minimum_version)
+            SELECT {migration.version}, {quote_literal(migration.filename)}, pg_catalog.now(),
+                   {quote_literal(migration.checksum)}, {minimum_version or "NULL"}::bigint
+             WHERE {condition}"""
+
+    def verify(self, migration: Migration) -> str:
+        """Return SQL that fails with TRANSACTION_ENDED unless this transaction wrote the row of `migration`."""
+        return f"""
+            SELECT pg_catalog.set_config({quote_literal(TRANSACTION_ENDED)}, '', true) WHERE NOT EXISTS (
+                SELECT FROM {self.name}
+                 WHERE version = {migration.version} AND xmin = pg_catalog.pg_current_xact_id()::pg_catalog.xid)"""
+
+
+def check_columns(columns: Mapping[str, Column], table: str) -> None:
+    """Raise HistoryConflict unless these are the columns of a history table of ours."""
+    if reason := foreign(columns):
+        raise HistoryConflict(
+            f"{table} is not pgslipway's: {reason}; it was left alone. Set MIGRATE_TABLE to another name, such as "
+            "pgslipway_migrations; README.md says how to take over what was applied"
+        )
+    if not columns["version"].is_key:
+        raise HistoryConflict(
+            f"{table} has no unique key on version, which is what keeps a file from being applied twice; "
+            f"run: ALTER TABLE {table} ADD PRIMARY KEY (version)"
+        )
+
+
+def foreign(columns: Mapping[str, Column]) -> str | None:
+    """Say what shows that the table was made by another tool, or None."""
+    version = columns.get("version")
+    if "dirty" in columns:
+        return "it has a column dirty, as golang-migrate's has"
+    if version and version.type in {"text", "character varying"}:
+        return "its version is text, as dbmate's and Rails's is"
+    if missing := {"version", "filename", "applied_at"} - columns.keys():
+        return f"it has no column {', '.join(sorted(missing))}"
+    if version and version.type not in {"smallint", "integer", "bigint"}:
+        return f"its version is of type {version.type}"
+    return next(("it is not a table" for column in columns.values() if column.kind not in {"r", "p"}), None)

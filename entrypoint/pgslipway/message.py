@@ -1,0 +1,62 @@
+"""What the operator reads about a file: the line with a caret under the place, and all that Postgres said."""
+
+import re
+from collections.abc import Iterator
+
+import asyncpg
+
+from .migrations import Source
+
+NEWLINE = re.compile(rb"\n")
+WIDTH = 100
+"""Characters of a long line that are shown around the caret."""
+NO_TRANSACTION = "put it in a file of its own that has the line `-- no-transaction` at its top"
+HINTS = {
+    "25001": f"this cannot run inside a transaction: {NO_TRANSACTION}",
+    "2D000": f"a file is one transaction, so nothing in it may commit: {NO_TRANSACTION}",
+    "55P04": "a new enum value can be used once it is committed: put ALTER TYPE … ADD VALUE in an earlier file",
+}
+"""What to do about a SQLSTATE, where Postgres does not say it."""
+
+
+def excerpt(filename: str, source: Source, offset: int, message: str) -> str:
+    """Return `message` with file and line in front of it, and below it the line with a caret.
+
+    `offset` is in bytes, 0-based. Works on a mapped file without copying it.
+    """
+    number = 1 + sum(1 for _ in NEWLINE.finditer(source, 0, offset))
+    start = source.rfind(b"\n", 0, offset) + 1
+    end = source.find(b"\n", offset)
+    before = source[max(start, offset - 4 * WIDTH) : offset].decode(errors="ignore")[-WIDTH // 2 :]
+    after = source[offset : min(end if end >= 0 else len(source), offset + 4 * WIDTH)].decode(errors="ignore")
+    before, line = (text.replace("\ufeff", "") for text in (before, before + after[:WIDTH]))
+    padding = re.sub(r"[^\t]", " ", before)
+    margin = " " * len(str(number))
+    return f"{filename}:{number}: {message}\n  {number} | {line.rstrip()}\n  {margin} | {padding}^"
+
+
+def explain(error: asyncpg.PostgresError, filename: str, source: Source, start: int, text: str) -> str:
+    """Return all that `error` says about `text`, which is what was sent of the file from byte `start` on."""
+    fields = error.as_dict()
+    message = str(fields.get("message") or error)
+    if position := fields.get("position"):
+        offset = start + len(text[: int(position) - 1].encode())
+        message = excerpt(filename, source, offset, message)
+    else:
+        message = f"{filename}: {message}"
+    return "\n".join([message, *details({key: str(value) for key, value in fields.items() if value})])
+
+
+def details(fields: dict[str, str]) -> Iterator[str]:
+    """Yield the lines below the message: what Postgres adds to it, and what to do."""
+    for key in ("detail", "hint", "context"):
+        if key in fields:
+            yield f"{key}: {fields[key]}"
+    if hint := HINTS.get(fields.get("sqlstate", "")):
+        yield f"hint: {hint}"
+    names = [
+        f"{kind} {fields[f'{kind}_name']}" for kind in ("table", "column", "constraint") if f"{kind}_name" in fields
+    ]
+    if names:
+        yield f"about: {', '.join(names)}"
+    yield f"SQLSTATE {fields.get('sqlstate')}"

@@ -1,0 +1,118 @@
+"""The folder of migrations: which files count, what they are called, and what is wrong with the rest."""
+
+import hashlib
+import mmap
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from .errors import BadMigrations
+
+NAME = re.compile(r"(?P<version>[0-9]+)_(?P<description>.+?)(\.up)?\.sql")
+HOW_TO_NAME = "name it <version>_<description>.sql, such as 007_add_orders.sql"
+LARGEST_VERSION = 2**63 - 1
+"""The largest BIGINT, the type that the history's version column is widened to."""
+LARGE = 1 << 20
+"""Bytes above which a file is mapped, not read, and sent statement by statement."""
+
+Source: TypeAlias = bytes | mmap.mmap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration:
+    """A file to apply once. Its text stays on disk until it is needed."""
+
+    version: int
+    filename: str
+    checksum: str
+    path: Path
+
+    def read(self) -> Source:
+        """Return the file's bytes; a large file is mapped, so that memory stays bounded."""
+        with self.path.open("rb") as file:
+            if self.path.stat().st_size <= LARGE:
+                return file.read()
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def discover(folder: Path) -> list[Migration]:
+    """Return the migrations in `folder`, by ascending version.
+
+    Raises BadMigrations, which names every file that cannot be used, or the folder if it holds no migration:
+    skipping a file silently would deploy code without its schema.
+    """
+    try:
+        names = sorted(path.name for path in folder.iterdir() if is_sql(path.name))
+    except OSError as error:
+        raise BadMigrations(f"{folder}: {error.strerror}; MIGRATE_DIR must be the folder of migrations") from error
+    problems = []
+    migrations = []
+    for name in names:
+        try:
+            migrations.append(load(folder / name))
+        except BadMigrations as problem:
+            problems.append(str(problem))
+    problems += duplicates(migrations)
+    if problems:
+        raise BadMigrations("\n".join(problems))
+    if not migrations:
+        raise BadMigrations(f"{folder}: no migration in this folder; {HOW_TO_NAME}")
+    return sorted(migrations, key=lambda migration: migration.version)
+
+
+def is_sql(name: str) -> bool:
+    """Tell whether a directory entry claims to be a migration; hidden entries and *.down.sql do not."""
+    lower = name.lower()
+    return lower.endswith(".sql") and not lower.endswith(".down.sql") and not name.startswith(".")
+
+
+def load(path: Path) -> Migration:
+    """Return the migration in the file at `path`, or raise BadMigrations."""
+    match = NAME.fullmatch(path.name)
+    shown = path.name if path.name.isprintable() else ascii(path.name)
+    if not match or not path.name.isprintable():
+        raise BadMigrations(f"{shown}: not a migration's name; {HOW_TO_NAME}")
+    version = int(match["version"][:20])
+    if version > LARGEST_VERSION:
+        raise BadMigrations(f"{shown}: the version is too large; the largest is {LARGEST_VERSION}")
+    if not path.is_file():
+        raise BadMigrations(f"{shown}: not a file; {path} must be a regular file or a link to one")
+    try:
+        return Migration(version=version, filename=path.name, checksum=checksum(path), path=path)
+    except OSError as error:
+        raise BadMigrations(f"{shown}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BadMigrations(f"{shown}:{undecodable_line(path)}: not UTF-8; save the file as UTF-8") from error
+
+
+def checksum(path: Path) -> str:
+    """Return the hexadecimal SHA-256 over the file's text, without a BOM and with LF line ends."""
+    digest = hashlib.sha256()
+    with path.open(encoding="utf-8-sig") as file:
+        while chunk := file.read(1 << 16):
+            digest.update(chunk.encode())
+    return digest.hexdigest()
+
+
+def undecodable_line(path: Path) -> int:
+    """Return the number of the first line that is not UTF-8."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    raise AssertionError(f"{path} is UTF-8 after all")
+
+
+def duplicates(migrations: list[Migration]) -> Iterator[str]:
+    """Describe the versions that more than one file has."""
+    filenames = defaultdict(list)
+    for migration in migrations:
+        filenames[migration.version].append(migration.filename)
+    for version, names in filenames.items():
+        if len(names) > 1:
+            yield f"version {version} is taken by {' and '.join(names)}; give each file a version of its own"

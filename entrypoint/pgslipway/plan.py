@@ -1,0 +1,136 @@
+"""What is to be done: the image's migrations and the history compared, as a plain value."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from .errors import HistoryConflict
+from .migrations import Migration
+
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """A row of the history. Rows that were taken over have no checksum."""
+
+    version: int
+    filename: str
+    applied_at: datetime | None = None
+    checksum: str | None = None
+    minimum_version: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What the operator allows; `ahead` is None where it was not said."""
+
+    ahead: str | None = None
+    out_of_order: str = "allow"
+    edited: str = "refuse"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The comparison's result; every collection is in ascending order of versions."""
+
+    newest: int
+    """The image's newest version."""
+    pending: tuple[Migration, ...]
+    edited: tuple[tuple[Migration, Applied], ...]
+    ahead: tuple[Applied, ...]
+    """Applied by a newer image."""
+    missing: tuple[Applied, ...]
+    """Applied, and gone from this image."""
+    out_of_order: tuple[Migration, ...]
+    """Pending, below a version that is applied."""
+    applied: tuple[tuple[Migration, Applied], ...]
+
+    def refusals(self, policy: Policy) -> Iterator[str]:
+        """Yield each reason for which `up` must not run."""
+        for row in self.ahead:
+            if row.minimum_version and row.minimum_version > self.newest:
+                yield (
+                    f"{row.filename} was applied and says minimum-version: {row.minimum_version}; this image's newest "
+                    f"is {self.newest}: it cannot work with this schema; deploy a newer image"
+                )
+        for row in self.missing:
+            yield (
+                f"{row.filename} was applied but is not in this image; put the file back, as it was, or, if it never "
+                "belongs here, delete its row from the history"
+            )
+        if policy.edited == "refuse":
+            yield from map(edited_text, self.edited)
+        if self.ahead and policy.ahead == "refuse":
+            yield f"the database is ahead of this image: {names(self.ahead)} (MIGRATE_AHEAD=refuse)"
+        elif self.ahead and self.pending and policy.ahead is None:
+            yield (
+                f"two branches: the database has {names(self.ahead)}, which this image does not have, and this image "
+                f"has {names(self.pending)}, which is not applied; build an image with both, or set MIGRATE_AHEAD=allow"
+            )
+        if self.out_of_order and policy.out_of_order == "refuse":
+            yield (
+                f"{names(self.out_of_order)} is pending below a version that is applied (MIGRATE_OUT_OF_ORDER=refuse); "
+                "give it a higher version"
+            )
+
+    def refuse(self, policy: Policy) -> None:
+        """Raise HistoryConflict with every reason for which `up` must not run, if there is one."""
+        if reasons := list(self.refusals(policy)):
+            raise HistoryConflict("\n".join(reasons))
+
+    def warnings(self) -> Iterator[str]:
+        """Yield what is worth a look where it is allowed."""
+        if self.ahead:
+            yield f"the database is ahead of this image, by {names(self.ahead)}"
+        if self.out_of_order:
+            yield f"out of order: {names(self.out_of_order)} is pending below a version that is applied"
+        yield from map(edited_text, self.edited)
+
+
+def make_plan(migrations: Sequence[Migration], history: Sequence[Applied]) -> Plan:
+    """Compare `migrations` with `history`, both in any order and each with unique versions."""
+    in_image = {migration.version: migration for migration in migrations}
+    in_history = {row.version: row for row in history}
+    newest = max(in_image)
+    applied = [(in_image[version], row) for version, row in sorted(in_history.items()) if version in in_image]
+    unknown = [row for version, row in sorted(in_history.items()) if version not in in_image]
+    last = max((row.applied_at or LONG_AGO for _, row in applied), default=None)
+    ahead = [row for row in unknown if is_ahead(row, newest, last)]
+    pending = [migration for version, migration in sorted(in_image.items()) if version not in in_history]
+    return Plan(
+        newest=newest,
+        pending=tuple(pending),
+        edited=tuple((migration, row) for migration, row in applied if is_edited(migration, row)),
+        ahead=tuple(ahead),
+        missing=tuple(row for row in unknown if row not in ahead),
+        out_of_order=tuple(migration for migration in pending if migration.version < max(in_history, default=0)),
+        applied=tuple(applied),
+    )
+
+
+def is_ahead(row: Applied, newest: int, last: datetime | None) -> bool:
+    """Tell whether an unknown row is a newer image's: above our newest, or applied after all that we have."""
+    return row.version > newest or (last is not None and (row.applied_at or LONG_AGO) > last)
+
+
+def is_edited(migration: Migration, row: Applied) -> bool:
+    """Tell whether the file differs from what was applied; a row without a checksum matches by filename."""
+    return row.filename != migration.filename if row.checksum is None else row.checksum != migration.checksum
+
+
+def edited_text(pair: tuple[Migration, Applied]) -> str:
+    """Describe an edited file and the way out."""
+    migration, row = pair
+    if row.checksum is None:
+        return f"version {row.version} was applied as {row.filename} but is {migration.filename} in this image"
+    return (
+        f"{migration.filename} was edited after it was applied; put the old text back and make the change in a new "
+        "file (MIGRATE_EDITED=warn lets it pass)"
+    )
+
+
+def names(items: Sequence[Migration | Applied], most: int = 5) -> str:
+    """List filenames, the first few of many."""
+    listed = ", ".join(item.filename for item in items[:most])
+    return listed if len(items) <= most else f"{listed} and {len(items) - most} more"

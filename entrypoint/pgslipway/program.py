@@ -1,0 +1,92 @@
+"""One run of the program: settings, command, outcome."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from . import cli, config, report
+from .commands import COMMANDS, Request
+from .config import Config
+from .errors import INTERNAL_ERROR, UP_TO_DATE, BadConfiguration, SlipwayError, Stopped
+from .report import Outcome
+
+if TYPE_CHECKING:
+    from .__main__ import Stop
+
+logger = logging.getLogger(__package__)
+
+WAIT_TIMEOUT = 60.0
+"""Seconds; the default of MIGRATE_WAIT_TIMEOUT."""
+WITHOUT_DATABASE = {"check", "rehearse"}
+
+
+def run(arguments: Sequence[str], environ: Mapping[str, str], stop: "Stop") -> int:
+    """Run a command and report how it ended; return the exit code."""
+    started = time.monotonic()
+    applied: list[str] = []
+    settings = config.from_environ(environ, {}, needs_database=False)
+    try:
+        options, flags = cli.parse(arguments)
+        settings = config.from_environ(environ, flags, needs_database=options.command not in WITHOUT_DATABASE)
+        report.set_up_logging(settings)
+        message = asyncio.run(execute(Request(config=settings, options=options, applied=applied), stop))
+        exit_code, result = UP_TO_DATE, "up to date"
+    except SystemExit:  # --help and --version
+        return UP_TO_DATE
+    except SlipwayError as error:
+        exit_code, result, message = error.exit_code, error.result, str(error)
+    except asyncio.CancelledError:
+        stopped = Stopped(stop.signum)
+        exit_code, result, message = stopped.exit_code, stopped.result, str(stopped)
+    except Exception as error:
+        logger.exception("a bug in pgslipway; please report it with this traceback")
+        exit_code, result, message = INTERNAL_ERROR, "internal error", f"{type(error).__name__}: {error}"
+    stop.action = ignore
+    seconds = time.monotonic() - started
+    return finish(
+        Outcome(exit_code=exit_code, result=result, message=message, applied=applied, seconds=seconds), settings
+    )
+
+
+async def execute(request: Request, stop: "Stop") -> str:
+    """Run the command so that a signal cancels it. Raises BadConfiguration with everything that is wrong."""
+    loop = asyncio.get_running_loop()
+    command = asyncio.ensure_future(perform(request))
+    stop.action = lambda: loop.call_soon_threadsafe(command.cancel)
+    if stop.signum:
+        command.cancel()
+    return await command
+
+
+async def perform(request: Request) -> str:
+    """Run the command, with settings that are free of problems."""
+    for warning in request.config.warnings:
+        logger.warning(warning)
+    if request.config.problems:
+        raise BadConfiguration("\n".join(request.config.problems))
+    return await COMMANDS[request.options.command](request)
+
+
+def finish(outcome: Outcome, settings: Config) -> int:
+    """Log the outcome and write it for the orchestrator; return the exit code."""
+    report.set_up_logging(settings)
+    level = logging.ERROR if outcome.exit_code else logging.INFO
+    fields = {"exit_code": outcome.exit_code, "result": outcome.result, "seconds": round(outcome.seconds, 3)}
+    logger.log(level, "%s", outcome.text, extra=fields)
+    if outcome.exit_code:
+        logger.error("exit %d: %s", outcome.exit_code, outcome.result)
+    report.write_outcome(outcome, settings.termination_log)
+    return outcome.exit_code
+
+
+def report_early_stop(environ: Mapping[str, str], signum: int) -> int:
+    """Report a signal that came before there was anything to cancel; return the exit code."""
+    stopped = Stopped(signum)
+    settings = config.from_environ(environ, {}, needs_database=False)
+    return finish(Outcome(exit_code=stopped.exit_code, result=stopped.result, message=str(stopped)), settings)
+
+
+def ignore() -> None:
+    """Let a signal pass: the outcome stands."""

@@ -1,0 +1,123 @@
+"""What the outside gets to see: log lines on stderr, and the outcome as one JSON object for the orchestrator."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from .config import Config
+
+TERMINATION_LOG = Path("/dev/termination-log")
+"""Where Kubernetes reads a container's last words; written only if it exists."""
+TERMINATION_BYTES = 4096
+"""Kubernetes cuts what is longer."""
+NAMES_SHOWN = 5
+RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
+"""The attributes that every log record has; the others are fields of ours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a run ended."""
+
+    exit_code: int
+    result: str
+    """The exit code's name."""
+    message: str
+    applied: Sequence[str] = ()
+    """The filenames that this run applied, in order."""
+    seconds: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """The message and what the run left behind, for a log."""
+        return f"{self.message}\n{self.kept}" if self.exit_code and self.kept else self.message
+
+    @property
+    def kept(self) -> str:
+        """What was applied before a failure and stays."""
+        names = ", ".join(self.applied[:NAMES_SHOWN])
+        more = len(self.applied) - NAMES_SHOWN
+        return f"applied in this run and kept: {names}{f' and {more} more' if more > 0 else ''}" if names else ""
+
+    def to_json(self, limit: int = TERMINATION_BYTES) -> bytes:
+        """Return the outcome as one JSON object of at most `limit` bytes; long parts are cut, and say so."""
+        fields: dict[str, Any] = asdict(self) | {
+            "seconds": round(self.seconds, 3),
+            "applied": list(self.applied),
+            "applied_count": len(self.applied),
+            "pgslipway": __version__,
+        }
+        while len(encoded := json.dumps(fields, ensure_ascii=False).encode(errors="replace")) > limit:
+            if fields["applied"]:
+                fields["applied"] = fields["applied"][: len(fields["applied"]) // 2]
+            else:
+                fields["message"] = fields["message"][: len(fields["message"]) * 3 // 4] + " …"
+        return encoded
+
+
+def write_outcome(outcome: Outcome, path: Path | None) -> None:
+    """Write the outcome to `path`, or to Kubernetes's default place if that exists; never fails."""
+    if path is None and not TERMINATION_LOG.exists():
+        return
+    try:
+        (path or TERMINATION_LOG).write_bytes(outcome.to_json())
+    except OSError as error:
+        logging.getLogger(__name__).warning("%s: %s; the outcome was not written there", path, error.strerror)
+
+
+def show(text: str) -> None:
+    """Print `text` to stdout; a reader that has gone away is no failure."""
+    with suppress(BrokenPipeError):
+        sys.stdout.write(text + "\n")
+
+
+class TextFormatter(logging.Formatter):
+    """Lines for people: the time in UTC, the level where it matters, the message."""
+
+    converter = staticmethod(time.gmtime)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        level = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
+        stamp = self.formatTime(record, "%H:%M:%S")
+        trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
+        return f"{stamp} {level}{record.getMessage()}{trace}"
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line, with the fields that ride along with a record."""
+
+    converter = staticmethod(time.gmtime)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        fields = {
+            "time": f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+        }
+        fields |= {key: value for key, value in vars(record).items() if key not in RECORD}
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(fields, ensure_ascii=False, default=str)
+
+
+def set_up_logging(config: Config) -> None:
+    """Log to stderr, as JSON where that was asked for or Kubernetes collects it, else as text."""
+    is_json = config.log_format == "json" or (
+        config.log_format == "auto" and config.in_kubernetes and not sys.stderr.isatty()
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if is_json else TextFormatter())
+    root = logging.getLogger("pgslipway")
+    root.handlers = [handler]
+    root.setLevel(logging.INFO)
+    root.propagate = False
+    logging.raiseExceptions = False  # a closed stderr is no reason to stop
