@@ -46,6 +46,7 @@ def make_parser() -> Parser:
     """Return the parser."""
     parser = Parser(
         prog="pgslipway",
+        usage="pgslipway [COMMAND] [options]",
         description="Bring a Postgres schema up to date before the app starts.",
         epilog=epilog(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -60,7 +61,7 @@ def make_parser() -> Parser:
     settings = parser.add_argument_group("settings, each also an environment variable")
     for variable, field in SETTINGS.items():
         flag = "--" + variable.removeprefix("MIGRATE_").lower().replace("_", "-")
-        default = "" if field.default is None else f" [{field.default}]"
+        default = f" [{field.metadata['default']}]" if field.metadata["default"] else ""
         settings.add_argument(
             flag, dest=variable, metavar="VALUE", help=f"{variable}: {field.metadata['meaning']}{default}"
         )

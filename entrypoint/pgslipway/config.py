@@ -73,25 +73,26 @@ def name(suffix: str = "") -> Callable[[str], str]:
     return parse
 
 
-def setting(parse: Callable[[str], Any], default: Any, meaning: str) -> Any:
-    """Declare a setting: how it is read, its default and its line in --help."""
-    return field(default=default, metadata={"parse": parse, "meaning": meaning})
+def setting(parse: Callable[[str], Any], default: str | None, meaning: str) -> Any:
+    """Declare a setting: how it is read, its default as one would write it, and its line in --help."""
+    value = None if default is None else parse(default)
+    return field(default=value, metadata={"parse": parse, "default": default, "meaning": meaning})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """All settings. Durations are seconds, 0 for no limit. `problems` says what could not be read."""
 
-    dir: Path = setting(Path, Path("/migrations"), "the folder of migrations")
+    dir: Path = setting(Path, "/migrations", "the folder of migrations")
     schema: str = setting(name(), "public", "schema of the history table")
     table: str = setting(name("_steps"), "schema_migrations", "name of the history table")
     role: str | None = setting(name(), None, "become this role before the history is touched")
-    wait_timeout: float = setting(duration, 60.0, "how long Postgres may take to answer its first query")
-    lock_timeout: float = setting(duration, 600.0, "how long another runner may take")
+    wait_timeout: float = setting(duration, "60s", "how long Postgres may take to answer its first query")
+    lock_timeout: float = setting(duration, "10m", "how long another runner may take")
     lock: str = setting(choice("auto", "session", "transaction"), "auto", "auto, session or transaction")
-    ddl_lock_timeout: float = setting(duration, 0.5, "how long one attempt may queue for a table's lock")
-    ddl_retry: float = setting(duration, 300.0, "how long a file is retried while its tables are busy")
-    statement_timeout: float = setting(duration, 0.0, "the server's statement_timeout for migrations")
+    ddl_lock_timeout: float = setting(duration, "500ms", "how long one attempt may queue for a table's lock")
+    ddl_retry: float = setting(duration, "5m", "how long a file is retried while its tables are busy")
+    statement_timeout: float = setting(duration, "0", "the server's statement_timeout for migrations")
     ahead: str | None = setting(choice("allow", "refuse"), None, "when the database is newer: allow or refuse")
     out_of_order: str = setting(choice("allow", "refuse"), "allow", "a late, lower version: allow or refuse")
     edited: str = setting(choice("refuse", "warn"), "refuse", "an applied file was edited: refuse or warn")

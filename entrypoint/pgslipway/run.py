@@ -125,7 +125,9 @@ class Run:
         try:
             async for attempt in AsyncRetrying(
                 retry=retry_if_exception_type(Busy),
-                wait=wait_random_exponential(multiplier=1, min=self.config.ddl_lock_timeout, max=LONGEST_PAUSE),
+                wait=wait_random_exponential(
+                    multiplier=max(0.1, self.config.ddl_lock_timeout), min=0.1, max=LONGEST_PAUSE
+                ),
                 stop=lambda state: self.is_out_of_patience(state, job),
                 before_sleep=lambda state: log_retry(state, job),
                 reraise=True,

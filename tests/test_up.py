@@ -1,0 +1,392 @@
+"""`up` as an orchestrator sees it: what it applies, what it leaves after a failure, and what it says."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Folder, Slipway
+    from servers import Database
+
+HISTORY = "SELECT version, filename FROM public.schema_migrations ORDER BY version"
+
+
+async def applied(database: Database) -> list[str]:
+    """The filenames in the history."""
+    return [row["filename"] for row in await database.fetch(HISTORY)]
+
+
+async def has_table(database: Database, name: str) -> bool:
+    rows = await database.fetch("SELECT to_regclass($1) IS NOT NULL AS found", name)
+    return bool(rows[0]["found"])
+
+
+async def test_pending_files_are_applied_in_order(database: Database, folder: Folder, slipway: Slipway) -> None:
+    files = folder({"002_b.sql": "ALTER TABLE a ADD COLUMN n int;", "001_a.sql": "CREATE TABLE a ();"})
+
+    first = slipway(env=database.environ, migrations=files)
+    second = slipway(env=database.environ, migrations=files)
+
+    assert first.code == 0, first
+    assert first.outcome
+    assert first.outcome["applied"] == ["001_a.sql", "002_b.sql"]
+    assert second.code == 0, second
+    assert second.outcome
+    assert second.outcome["applied"] == []
+    assert "up to date: nothing to do" in second.err
+    assert await applied(database) == ["001_a.sql", "002_b.sql"]
+
+
+async def test_versions_are_ordered_as_numbers(database: Database, folder: Folder, slipway: Slipway) -> None:
+    files = folder({"10_b.sql": "ALTER TABLE a ADD COLUMN n int;", "9_a.sql": "CREATE TABLE a ();"})
+
+    finished = slipway(env=database.environ, migrations=files)
+
+    assert finished.code == 0, finished
+    assert await applied(database) == ["9_a.sql", "10_b.sql"]
+
+
+async def test_failure_keeps_earlier_migrations(database: Database, folder: Folder, slipway: Slipway) -> None:
+    files = folder(
+        {
+            "001_a.sql": "CREATE TABLE orders (id int PRIMARY KEY, total int);",
+            "002_b.sql": "CREATE TABLE b ();",
+            "003_orders.sql": "-- pays\nCREATE TABLE c ();\nUPDATE orders SET total = totl + 1;\n",
+            "004_d.sql": "CREATE TABLE d ();",
+        }
+    )
+
+    finished = slipway(env=database.environ, migrations=files)
+
+    assert finished.code == 24, finished
+    assert (
+        '003_orders.sql:3: column "totl" does not exist\n'
+        "  3 | UPDATE orders SET total = totl + 1;\n"
+        "    |                           ^\n"
+        'hint: Perhaps you meant to reference the column "orders.total".\n'
+        "SQLSTATE 42703\n"
+        "003_orders.sql was rolled back\n"
+        "applied in this run and kept: 001_a.sql, 002_b.sql\n"
+    ) in finished.err
+    assert await applied(database) == ["001_a.sql", "002_b.sql"]
+    assert not await has_table(database, "c")
+
+
+async def test_corrected_file_goes_on_from_there(database: Database, folder: Folder, slipway: Slipway) -> None:
+    files = folder({"001_a.sql": "CREATE TABLE a ();", "002_b.sql": "CREATE TABLE b (;"})
+    slipway(env=database.environ, migrations=files)
+
+    finished = slipway(env=database.environ, migrations=folder({"002_b.sql": "CREATE TABLE b ();"}))
+
+    assert finished.code == 0, finished
+    assert await applied(database) == ["001_a.sql", "002_b.sql"]
+
+
+async def test_violation_shows_detail_table_and_constraint(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    files = folder(
+        {"001_a.sql": "CREATE TABLE a (n int CONSTRAINT positive CHECK (n > 0)); INSERT INTO a VALUES (-7);"}
+    )
+
+    finished = slipway(env=database.environ, migrations=files)
+
+    assert finished.code == 24, finished
+    assert "detail: Failing row contains (-7)." in finished.err
+    assert "about: table a, constraint positive" in finished.err
+
+
+async def test_error_in_a_function_shows_the_context(database: Database, folder: Folder, slipway: Slipway) -> None:
+    files = folder({"001_a.sql": "DO $$ BEGIN\n  PERFORM 1 / 0;\nEND $$;"})
+
+    finished = slipway(env=database.environ, migrations=files)
+
+    assert finished.code == 24, finished
+    assert "context:" in finished.err
+    assert "PL/pgSQL function inline_code_block line 2 at PERFORM" in finished.err
+
+
+async def test_place_is_counted_in_characters_after_a_bom(database: Database, folder: Folder, slipway: Slipway) -> None:
+    files = folder({"001_a.sql": "\ufeff-- größer als ← alles 🎉\r\nSELECT 'ä' FROM nichts;\r\n"})
+
+    finished = slipway(env=database.environ, migrations=files)
+
+    assert (
+        "001_a.sql:2: relation \"nichts\" does not exist\n  2 | SELECT 'ä' FROM nichts;\n    |                 ^\n"
+    ) in finished.err
+
+
+async def test_deferred_constraint_fails_before_the_commit(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    deferred = "CREATE TABLE a (n int UNIQUE DEFERRABLE INITIALLY DEFERRED); INSERT INTO a VALUES (1), (1);"
+
+    finished = slipway(env=database.environ, migrations=folder({"001_a.sql": deferred}))
+
+    assert finished.code == 24, finished
+    assert "001_a.sql was rolled back" in finished.err
+    assert await applied(database) == []
+
+
+async def test_notices_and_warnings_are_logged_with_the_file(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    noisy = "DO $$ BEGIN RAISE NOTICE 'one'; RAISE WARNING 'two'; END $$; DROP TABLE IF EXISTS nothing;"
+
+    finished = slipway(env=database.environ, migrations=folder({"001_a.sql": noisy}))
+
+    assert "001_a.sql: notice: one\n" in finished.err
+    assert "warning: 001_a.sql: warning: two\n" in finished.err
+    assert '001_a.sql: notice: table "nothing" does not exist, skipping\n' in finished.err
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "-- nothing\n", "/* nothing */", "\ufeff", ";;", " \n\t"],
+    ids=["empty", "line", "block", "bom", "semicolons", "blank"],
+)
+async def test_file_without_a_statement_is_recorded(
+    text: str, database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    finished = slipway(env=database.environ, migrations=folder({"001_a.sql": text}))
+
+    assert finished.code == 0, finished
+    assert await applied(database) == ["001_a.sql"]
+
+
+async def test_file_wrapped_in_begin_and_commit_is_one_transaction(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    files = folder(
+        {
+            "001_a.sql": "BEGIN;\nCREATE TABLE a ();\nCOMMIT;\n",
+            "002_b.sql": "START TRANSACTION;\nCREATE TABLE b ();\nSELECT 1 FROM nowhere;\nEND;",
+        }
+    )
+
+    finished = slipway(env=database.environ, migrations=files)
+
+    assert finished.code == 24, finished
+    assert (
+        '002_b.sql:3: relation "nowhere" does not exist\n  3 | SELECT 1 FROM nowhere;\n    |               ^\n'
+        in finished.err
+    )
+    assert "there is already a transaction in progress" not in finished.err
+    assert await applied(database) == ["001_a.sql"]
+    assert not await has_table(database, "b")
+
+
+async def test_session_state_does_not_reach_the_next_file(database: Database, folder: Folder, slipway: Slipway) -> None:
+    await database.create_role("slipway_other")
+    files = folder(
+        {
+            "001_a.sql": "SELECT pg_catalog.set_config('search_path', '', false); CREATE TEMP TABLE schema_migrations ();"
+            "SET lock_timeout = '1h'; SET default_transaction_read_only = on; SET SESSION AUTHORIZATION slipway_other;",
+            "002_b.sql": "CREATE TABLE b AS SELECT current_setting('search_path') AS path, current_user::text AS who, "
+            "current_setting('lock_timeout') AS timeout, to_regclass('pg_temp.schema_migrations') IS NULL AS clean;",
+        }
+    )
+
+    finished = slipway(env=database.environ, migrations=files)
+
+    assert finished.code == 0, finished
+    (row,) = await database.fetch("SELECT * FROM b")
+    assert dict(row) == {"path": '"$user", public', "who": database.user, "timeout": "500ms", "clean": True}
+
+
+async def test_lock_that_a_file_drops_is_taken_again(database: Database, folder: Folder, slipway: Slipway) -> None:
+    files = folder({"001_a.sql": "SELECT pg_advisory_unlock_all();", "002_b.sql": "CREATE TABLE b ();"})
+
+    finished = slipway(env=database.environ, migrations=files)
+
+    assert finished.code == 0, finished
+    assert "starting over: the migration lock was dropped" in finished.err
+    assert finished.outcome
+    assert finished.outcome["applied"] == ["001_a.sql", "002_b.sql"]
+
+
+async def test_file_that_removes_its_history_row_is_not_committed(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    files = folder({"001_a.sql": "CREATE TABLE a (); DELETE FROM public.schema_migrations;"})
+
+    finished = slipway(env=database.environ, migrations=files)
+
+    assert finished.code == 24, finished
+    assert "removed its own row" in finished.err
+    assert not await has_table(database, "a")
+
+
+async def test_bad_files_are_all_named_and_nothing_is_applied(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    files = folder(
+        {
+            "001_a.sql": "CREATE TABLE a ();",
+            "002_b.sql": "CREATE INDEX CONCURRENTLY i ON a (n);",
+            "003_c.sql": "CREATE TABLE c ();\nCOMMIT;",
+        }
+    )
+
+    finished = slipway(env=database.environ, migrations=files)
+
+    assert finished.code == 21, finished
+    assert "002_b.sql:1: CREATE INDEX CONCURRENTLY cannot run inside a transaction" in finished.err
+    assert "003_c.sql:2: COMMIT: a file is one transaction already" in finished.err
+    assert not await has_table(database, "public.schema_migrations")
+
+
+async def test_extension_that_the_server_lacks_is_named_before_anything_is_applied(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    files = folder({"001_a.sql": "CREATE TABLE a ();", "002_b.sql": 'CREATE EXTENSION IF NOT EXISTS "no-such-thing";'})
+
+    finished = slipway(env=database.environ, migrations=files)
+
+    assert finished.code == 21, finished
+    assert (
+        '002_b.sql: the server does not offer the extension "no-such-thing"; install its package there' in finished.err
+    )
+    assert not await has_table(database, "a")
+
+
+async def test_concurrent_index_is_built_outside_a_transaction(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    files = folder(
+        {
+            "001_a.sql": "CREATE TABLE a (n int);",
+            "002_b.sql": "-- no-transaction\nCREATE INDEX CONCURRENTLY a_n ON a (n);",
+            "003_c.sql": "-- no-transaction\nVACUUM a",
+        }
+    )
+
+    finished = slipway(env=database.environ, migrations=files)
+
+    assert finished.code == 0, finished
+    assert (await database.fetch("SELECT indisvalid FROM pg_index WHERE indexrelid = 'a_n'::regclass"))[0][0]
+    assert await applied(database) == ["001_a.sql", "002_b.sql", "003_c.sql"]
+
+
+async def test_failed_statement_outside_a_transaction_says_what_stays(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    await database.execute("CREATE TABLE a (n int); INSERT INTO a VALUES (1), (1)")
+    files = folder({"001_b.sql": "-- no-transaction\nCREATE UNIQUE INDEX CONCURRENTLY a_n ON a (n);"})
+
+    finished = slipway(env=database.environ, migrations=files)
+
+    assert finished.code == 24, finished
+    assert "detail: Key (n)=(1) is duplicated." in finished.err
+    assert "001_b.sql is not applied; it ran outside a transaction" in finished.err
+    assert "was rolled back" not in finished.err
+    assert await applied(database) == []
+
+
+async def test_table_that_stays_busy_ends_the_run_and_lets_the_others_go_on(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    await database.execute("CREATE TABLE a ()")
+    async with database.connection() as reader, reader.transaction():
+        await reader.execute("SELECT FROM a")
+
+        finished = await asyncio.to_thread(
+            slipway,
+            env=database.environ,
+            migrations=folder({"001_a.sql": "ALTER TABLE a ADD COLUMN n int;"}),
+            ddl_lock_timeout="50ms",
+            ddl_retry="300ms",
+        )
+
+    assert finished.code == 12, finished
+    assert "canceling statement due to lock timeout; rolled back, trying again in" in finished.err
+    assert "SET LOCAL lock_timeout" in finished.err
+    assert await applied(database) == []
+
+
+async def test_busy_table_is_tried_again_until_it_is_free(database: Database, folder: Folder, slipway: Slipway) -> None:
+    await database.execute("CREATE TABLE a ()")
+    files = folder({"001_a.sql": "ALTER TABLE a ADD COLUMN n int;"})
+    async with database.connection() as reader:
+        transaction = reader.transaction()
+        await transaction.start()
+        await reader.execute("SELECT FROM a")
+        running = slipway.start(env=database.environ, migrations=files, ddl_lock_timeout="50ms")
+        await asyncio.to_thread(running.wait_for_log, "trying again")
+        await transaction.rollback()
+
+        finished = await asyncio.to_thread(running.finish)
+
+    assert finished.code == 0, finished
+    assert await applied(database) == ["001_a.sql"]
+
+
+async def test_statement_timeout_ends_a_migration(database: Database, folder: Folder, slipway: Slipway) -> None:
+    files = folder({"001_a.sql": "SELECT pg_sleep(60);"})
+
+    finished = slipway(env=database.environ, migrations=files, statement_timeout="100ms")
+
+    assert finished.code == 24, finished
+    assert "canceling statement due to statement timeout" in finished.err
+
+
+async def test_everything_belongs_to_the_role(database: Database, folder: Folder, slipway: Slipway) -> None:
+    login = await database.create_role("slipway_login")
+    await database.execute("CREATE ROLE slipway_owner; GRANT slipway_owner TO slipway_login")
+    await database.execute(
+        "GRANT ALL ON SCHEMA public TO slipway_owner; REVOKE CREATE ON SCHEMA public FROM slipway_login"
+    )
+    files = folder({"001_a.sql": "CREATE TABLE a ();", "002_b.sql": "-- no-transaction\nCREATE TABLE b ();"})
+
+    finished = slipway(env=login.environ, migrations=files, role="slipway_owner")
+    again = slipway(env=login.environ, migrations=files, role="slipway_owner")
+
+    assert finished.code == 0, finished
+    assert again.code == 0, again
+    owners = await database.fetch(
+        "SELECT relname, relowner::regrole::text AS owner FROM pg_class WHERE relname IN ('a', 'b', 'schema_migrations')"
+    )
+    assert {row["relname"]: row["owner"] for row in owners} == dict.fromkeys(
+        ("a", "b", "schema_migrations"), "slipway_owner"
+    )
+
+
+async def test_role_that_does_not_exist_is_an_access_failure(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    finished = slipway(env=database.environ, migrations=folder({"001_a.sql": ""}), role="nobody_at_all")
+
+    assert finished.code == 22, finished
+    assert 'role "nobody_at_all" does not exist' in finished.err
+
+
+async def test_large_file_is_sent_in_parts_and_fails_at_the_right_place(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    rows = "".join(f"INSERT INTO a VALUES ({n}, 'ä{'x' * 60}');\n" for n in range(20_000))
+    good = folder({"001_a.sql": f"BEGIN;\nCREATE TABLE a (n int, t text);\n{rows}COMMIT;\n"})
+    assert (good / "001_a.sql").stat().st_size > 1 << 20
+
+    first = slipway(env=database.environ, migrations=good)
+    second = slipway(env=database.environ, migrations=folder({"002_b.sql": f"{rows}INSERT INTO a VALUES (1, oops);"}))
+
+    assert first.code == 0, first
+    assert '002_b.sql:20001: column "oops" does not exist\n  20001 | INSERT INTO a VALUES (1, oops);' in second.err
+    assert (await database.fetch("SELECT count(*) FROM a"))[0][0] == 20_000
+    assert await applied(database) == ["001_a.sql"]
+
+
+async def test_no_privilege_on_the_history_is_an_access_failure(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    files = folder({"001_a.sql": "CREATE TABLE a ();"})
+    slipway(env=database.environ, migrations=files)
+    stranger = await database.create_role("slipway_stranger")
+
+    finished = slipway(env=stranger.environ, migrations=files)
+
+    assert finished.code == 22, finished
+    assert "permission denied for table schema_migrations" in finished.err
