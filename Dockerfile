@@ -1,0 +1,87 @@
+FROM debian:trixie-slim AS build
+RUN apt-get update && apt-get install --yes --no-install-recommends binutils ca-certificates python3 python3-pip
+
+COPY requirements.txt /
+RUN pip install --no-cache-dir --no-compile --no-deps --only-binary :all: --require-hashes --root-user-action ignore \
+        --target /rootfs/app --requirement /requirements.txt
+
+# Python without what a client in a container never opens: development, GUIs, servers, other platforms.
+RUN set -eu; \
+    mkdir -p /rootfs/usr/bin /rootfs/usr/lib; \
+    cp /usr/bin/python3.13 /rootfs/usr/bin/; \
+    cp -R /usr/lib/python3.13 /rootfs/usr/lib/; \
+    cd /rootfs/usr/lib/python3.13; \
+    rm -rf EXTERNALLY-MANAGED LICENSE.txt __phello__ _pyrepl config-3.13-* ctypes curses dbm doctest.py \
+        ensurepip idlelib multiprocessing pdb.py pydoc* sitecustomize.py sqlite3 test tkinter turtle* unittest venv \
+        wsgiref xmlrpc; \
+    cd lib-dynload; \
+    rm -f _bz2.* _codecs_* _ctypes* _curses* _dbm.* _interp* _lsprof.* _lzma.* _multibytecodec.* _multiprocessing.* \
+        _posixshmem.* _sqlite3.* _test* _xx* readline.* xx*; \
+    cd /rootfs/app; \
+    rm -rf asyncpg/_testbase; \
+    find asyncpg \( -name '*.py[xi]' -o -name '*.pxd' -o -name '*.[ch]' \) -delete; \
+    find asyncpg -name '*.so' -exec strip --strip-unneeded {} +
+
+# The shared libraries that all this is linked with, and libgcc_s, which glibc opens by name when a thread is cancelled.
+RUN set -eu; \
+    cp -P /bin /lib* /rootfs/; \
+    find /rootfs -name '*.so' -exec ldd /rootfs/usr/bin/python3.13 {} + \
+        | sed -n 's,^\t\(.* => \)\?/lib\(.*\) (0x.*,/usr/lib\2,p' | sort -u \
+        | xargs cp -L --parents -t /rootfs /usr/lib/*-linux-gnu/libgcc_s.so.1
+
+# What scanners and lawyers look for: the Debian packages that these files come from, and their licences.
+RUN set -eu; \
+    cd /rootfs; \
+    mkdir -p etc var/lib/dpkg/status.d; \
+    cp -P /etc/debian_version /etc/os-release etc/; \
+    cp /usr/lib/os-release usr/lib/; \
+    { echo ca-certificates; \
+      find usr -type f ! -name '*.pyc' -printf '/%p\n' | xargs dpkg -S | cut -d: -f1 | sort -u; \
+    } | while read -r package; do \
+            dpkg-query --status "$package" > "var/lib/dpkg/status.d/$package"; \
+            cp -L --parents "/usr/share/doc/$package/copyright" .; \
+        done
+
+# The authorities are those of Debian's package: /etc/ssl/certs may also trust what only the building machine should.
+RUN set -eu; \
+    cd /rootfs; \
+    mkdir -p etc/ssl/certs migrations usr/lib/ssl; \
+    mkdir -m 1777 tmp; \
+    cat /usr/share/ca-certificates/mozilla/*.crt > etc/ssl/certs/ca-certificates.crt; \
+    cp -P /usr/lib/ssl/cert.pem /usr/lib/ssl/certs usr/lib/ssl/; \
+    printf '%s\n' root:x:0:0:root:/: nonroot:x:65532:65532:nonroot:/: > etc/passwd; \
+    printf '%s\n' root:x:0: nonroot:x:65532: > etc/group; \
+    echo 'hosts: files dns' > etc/nsswitch.conf; \
+    python3 -m compileall -q -b --invalidation-mode unchecked-hash -s /rootfs -p / /rootfs/usr/lib/python3.13 /rootfs/app; \
+    find . \( -name '*.py' -o -path '*/__pycache__*' \) -delete
+
+# Only our own code keeps its source: the traceback of a bug shows the line.
+COPY LICENSE /rootfs/usr/share/doc/pgslipway/copyright
+COPY entrypoint/ /rootfs/app/
+RUN set -eu; \
+    cd /rootfs; \
+    python3 -m compileall -q --invalidation-mode unchecked-hash -s /rootfs -p / /rootfs/app/pgslipway; \
+    printf '%s\n' '#!/usr/bin/python3.13 -IS' 'import sys' 'sys.path.append("/app")' \
+        'from pgslipway.__main__ import main' 'main()' > usr/bin/pgslipway; \
+    chmod +x usr/bin/pgslipway; \
+    find . -exec touch -h -d @0 {} +
+
+# Nothing is missing: every extension module loads, and so does every module of ours.
+RUN set -eu; \
+    cd /rootfs; \
+    { echo 'import sys; sys.path.append("/app"); import asyncpg, tenacity'; \
+      find usr/lib/python3.13/lib-dynload -name '*.so' -printf '%f\n' | sed 's/\..*//; s/^/import /'; \
+      find app/pgslipway -name '*.py' -printf '%P\n' | sed 's/\.py//; s/^/import pgslipway./'; \
+    } | chroot . /usr/bin/python3.13 -IS -; \
+    chroot . /usr/bin/pgslipway --version
+
+FROM scratch
+ARG VERSION=dev
+LABEL org.opencontainers.image.title=pgslipway \
+      org.opencontainers.image.description="Your Postgres schema, up to date before your app starts." \
+      org.opencontainers.image.licenses=Apache-2.0 \
+      org.opencontainers.image.version=$VERSION
+COPY --from=build /rootfs/ /
+ENV PATH=/usr/bin
+USER 65532:65532
+ENTRYPOINT ["pgslipway"]

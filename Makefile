@@ -1,0 +1,24 @@
+.PHONY: demo test lint image clean
+version := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' entrypoint/pgslipway/__init__.py)
+
+demo:  ## show the main job, in containers if there is a Docker engine
+	tests/setup/demo.sh
+
+test: export MAY_INSTALL := 1
+test: .venv/ready  ## check everything; as root on Debian or Ubuntu it installs what is missing
+	tests/setup/test.sh
+
+lint: .venv/ready
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+image:
+	docker build --quiet --build-arg VERSION=$(version) --tag pgslipway:dev --tag pgslipway:1 .
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+.venv/ready: requirements-dev.txt pyproject.toml
+	tests/setup/venv.sh
+	touch $@

@@ -1,0 +1,94 @@
+"""`compose.yaml`: the app starts when its schema is there, and only then."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shlex
+import shutil
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from containers import ROOT, Ended, call, docker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.docker_only
+
+OVERRIDE = """\
+services:
+  migrate:
+    build: {context}
+"""
+
+
+class Project(NamedTuple):
+    """A Compose project with a name, and so with containers and images, of the test's own."""
+
+    command: list[str]
+    name: str
+    override: Path
+
+    def __call__(self, *arguments: str) -> Ended:
+        files = [f"--file={path}" for path in (ROOT / "compose.yaml", self.override)]
+        return call(*self.command, f"--project-name={self.name}", *files, *arguments)
+
+    def container(self, service: str, *filters: str) -> str:
+        """The id of a service's container in one of the given states; empty if there is none."""
+        labels = [
+            f"label=com.docker.compose.{key}={value}" for key, value in (("project", self.name), ("service", service))
+        ]
+        return docker("ps", "--all", "--quiet", *(f"--filter={condition}" for condition in (*labels, *filters)))
+
+    def code(self, service: str) -> int:
+        """Wait for a service to end; its exit code."""
+        return int(docker("wait", self.container(service)))
+
+
+@pytest.fixture
+def sensors(tmp_path: Path) -> Path:
+    """A copy of the example that the project builds `migrate` from."""
+    return shutil.copytree(ROOT / "examples" / "sensors", tmp_path / "sensors")
+
+
+@pytest.fixture
+def project(sensors: Path, tmp_path: Path) -> Iterator[Project]:
+    """The project of `compose.yaml`, not started."""
+    command = shlex.split(os.environ.get("PGSLIPWAY_COMPOSE") or call("tests/setup/compose.sh").out)
+    assert command, "no Docker Compose here"
+    built = call("make", "image")
+    assert built.code == 0, built
+    override = tmp_path / "override.yaml"
+    override.write_text(OVERRIDE.format(context=sensors))
+    made = Project(command, f"pgslipway-test-{secrets.token_hex(6)}", override)
+    yield made
+    ended = made("down", "--volumes", "--rmi", "local")
+    assert ended.code == 0, ended
+
+
+def test_app_starts_when_its_schema_is_there(project: Project) -> None:
+    started = project("up", "--detach")
+    assert started.code == 0, started
+    assert project.code("migrate") == 0
+    assert project.code("app") == 0
+    assert "roof" in docker("logs", project.container("app"))
+
+
+def test_migrations_can_be_run_again(project: Project) -> None:
+    assert project("up", "--detach").code == 0
+    again = project("run", "--rm", "-T", "migrate")
+    assert again.code == 0, again
+    status = project("run", "--rm", "-T", "migrate", "status", "--exit-code")
+    assert status.code == 0, status
+    assert "003_hottest_hour.sql" in status.out
+
+
+def test_failing_migration_keeps_the_app_from_starting(project: Project, sensors: Path) -> None:
+    (sensors / "004_failing.sql").write_text("SELECT 1 / 0;")
+    started = project("up", "--detach")
+    assert started.code != 0, started
+    assert project.code("migrate") == 24
+    assert project.container("app", "status=running", "status=exited") == ""
