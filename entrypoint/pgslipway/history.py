@@ -27,6 +27,14 @@ SELECT a.attname AS name, pg_catalog.format_type(a.atttypid, NULL) AS type, c.re
   JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
  WHERE n.nspname = $1 AND c.relname = $2
 """
+UNREADABLE = (
+    asyncpg.UndefinedTableError,
+    asyncpg.UndefinedColumnError,
+    asyncpg.InvalidSchemaNameError,
+    asyncpg.CannotCoerceError,
+    asyncpg.DataError,
+)
+"""What asking a table fails with that is not there, was taken over, or belongs to another tool."""
 HAS_SCHEMA = "SELECT true FROM pg_catalog.pg_namespace WHERE nspname = $1"
 CREATE = """CREATE TABLE {table} (
     version {integer} PRIMARY KEY, filename TEXT NOT NULL, applied_at TIMESTAMPTZ DEFAULT NOW(),
@@ -71,20 +79,21 @@ class History:
         The answer is the tag of a simple query, so nothing is prepared. Also False where the table cannot be
         read this way; `read` looks into that.
         """
+        versions = quote_array(str(migration.version) for migration in migrations)
+        checksums = quote_array(migration.checksum for migration in migrations)
+        filenames = quote_array(migration.filename for migration in migrations)
         query = f"""{self.set_role}
-            SELECT FROM pg_catalog.unnest(
-                {quote_array(str(migration.version) for migration in migrations)}::bigint[],
-                {quote_array(migration.checksum for migration in migrations)}::text[],
-                {quote_array(migration.filename for migration in migrations)}::text[]
+            SELECT FROM ROWS FROM (
+                pg_catalog.unnest({versions}::bigint[]),
+                pg_catalog.unnest({checksums}::text[]),
+                pg_catalog.unnest({filenames}::text[])
             ) AS image (version, checksum, filename)
             FULL JOIN {self.name} AS history ON history.version::bigint = image.version
-            WHERE coalesce(history.checksum = image.checksum, history.filename = image.filename) IS NOT TRUE
+            WHERE coalesce(history.checksum::text = image.checksum, history.filename::text = image.filename) IS NOT TRUE
             LIMIT 1"""
         try:
             return await connection.execute(query) == "SELECT 0"
-        except asyncpg.InsufficientPrivilegeError:
-            raise
-        except (asyncpg.SyntaxOrAccessError, asyncpg.DataError):
+        except UNREADABLE:
             return False
 
     async def read(self, connection: Connection) -> list[Applied]:

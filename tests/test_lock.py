@@ -1,0 +1,191 @@
+"""One runner at a time, however many start, directly and through poolers, and the history right even without."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pgslipway.lock import lock_key
+from servers import pgbouncer
+
+if TYPE_CHECKING:
+    from conftest import Folder, Slipway
+    from servers import Database, Server
+
+KEY = lock_key("public", "schema_migrations")
+ROWS = 50_000
+RACE = {
+    "001_a.sql": f"CREATE TABLE a AS SELECT n FROM generate_series(1, {ROWS}) AS n; CREATE TABLE runs (n int);",
+    "002_b.sql": "-- no-transaction\nCREATE INDEX CONCURRENTLY a_n ON a (n);",
+    "003_c.sql": "INSERT INTO runs VALUES (3);",
+    "004_d.sql": "-- no-transaction\nCREATE UNIQUE INDEX CONCURRENTLY a_n_unique ON a (n);",
+    "005_e.sql": "INSERT INTO runs VALUES (5);",
+}
+
+
+def test_key_stays_as_it_is_for_ever() -> None:
+    assert lock_key("public", "schema_migrations") == 8332760258828955586
+
+
+@pytest.mark.parametrize("lock", ["auto", "transaction"])
+async def test_twenty_runners_apply_each_file_once(
+    lock: str, database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    files = folder(RACE)
+
+    runners = [slipway.start(env=database.environ, migrations=files, lock=lock) for _ in range(20)]
+    finished = [await asyncio.to_thread(runner.finish) for runner in runners]
+
+    assert [one.code for one in finished] == [0] * 20, "\n".join(map(str, finished))
+    applied = sorted(name for one in finished if one.outcome for name in one.outcome["applied"])
+    assert applied == sorted(RACE)
+    assert [row["n"] for row in await database.fetch("SELECT n FROM runs ORDER BY n")] == [3, 5]
+    assert (await database.fetch("SELECT count(*) FROM pg_index WHERE NOT indisvalid"))[0][0] == 0
+
+
+@pytest.mark.docker_only
+@pytest.mark.parametrize("pool_mode", ["transaction", "session"])
+async def test_runners_behind_a_pooler_apply_each_file_once(
+    pool_mode: str, server: Server, database: Database, tools: str, folder: Folder, slipway: Slipway
+) -> None:
+    assert tools
+    files = folder(RACE)
+    with pgbouncer(server, pool_mode=pool_mode, default_pool_size=4, max_client_conn=200) as pooler:
+        environ = database.at(pooler.port).environ
+        runners = [slipway.start(env=environ, migrations=files) for _ in range(8)]
+        finished = [await asyncio.to_thread(runner.finish) for runner in runners]
+
+    assert [one.code for one in finished] == [0] * 8, "\n".join(map(str, finished))
+    applied = sorted(name for one in finished if one.outcome for name in one.outcome["applied"])
+    assert applied == sorted(RACE)
+    assert await advisory_locks(database) == 0
+
+
+async def advisory_locks(database: Database) -> int:
+    """How many advisory locks are held in the server."""
+    (row,) = await database.fetch("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+    return int(row[0])
+
+
+@pytest.mark.docker_only
+async def test_nothing_leaks_into_a_pool(
+    server: Server, database: Database, tools: str, folder: Folder, slipway: Slipway
+) -> None:
+    assert tools
+    files = folder({"001_a.sql": "SET search_path = ''; SET statement_timeout = '1h'; CREATE TEMP TABLE t ();"})
+    with pgbouncer(server, pool_mode="transaction", default_pool_size=2) as pooler:
+        pooled = database.at(pooler.port)
+        finished = await asyncio.to_thread(slipway, env=pooled.environ, migrations=files)
+        async with pooled.connection() as connection:
+            await connection.execute("SELECT 1 FROM schema_migrations")
+            state = await connection.execute(
+                "SELECT WHERE current_setting('statement_timeout') <> '0' OR current_setting('lock_timeout') <> '0' "
+                "OR EXISTS (SELECT FROM pg_class WHERE relname = 't')"
+            )
+
+    assert finished.code == 0, finished
+    assert state == "SELECT 0"
+
+
+@pytest.mark.docker_only
+async def test_role_without_a_transaction_is_refused_behind_a_pooler(
+    server: Server, database: Database, tools: str, folder: Folder, slipway: Slipway
+) -> None:
+    assert tools
+    files = folder({"001_a.sql": "-- no-transaction\nVACUUM"})
+    with pgbouncer(server, pool_mode="transaction", default_pool_size=2) as pooler:
+        environ = database.at(pooler.port).environ
+        finished = await asyncio.to_thread(slipway, env=environ, migrations=files, role=database.user)
+
+    assert finished.code == 20, finished
+    assert "001_a.sql runs outside a transaction, where MIGRATE_ROLE cannot be set behind a pooler" in finished.err
+
+
+async def test_waiter_names_the_holder_and_gives_up_in_the_end(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    files = folder({"001_a.sql": ""})
+    async with database.connection() as holder:
+        await holder.execute(f"SET application_name = 'someone'; SELECT pg_advisory_lock({KEY})")
+        pid = holder.get_server_pid()
+
+        finished = await asyncio.to_thread(slipway, env=database.environ, migrations=files, lock_timeout="300ms")
+
+    assert finished.code == 11, finished
+    assert f"waiting for the migration lock, held by pid {pid} (someone from " in finished.err
+    assert f"the migration lock is still held by pid {pid}" in finished.err
+    assert "MIGRATE_LOCK_TIMEOUT=0.3s" in finished.err
+
+
+async def test_waiter_stops_when_nothing_is_left_to_do_though_the_lock_is_held(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    files = folder({"001_a.sql": "CREATE TABLE a ();"})
+    async with database.connection() as holder:
+        await holder.execute(f"SELECT pg_advisory_lock({KEY})")
+        waiter = slipway.start(env=database.environ, migrations=files)
+        await asyncio.to_thread(waiter.wait_for_log, "waiting for the migration lock")
+        other = await asyncio.to_thread(slipway, env=database.environ, migrations=files, lock="transaction", table="x")
+        await database.execute(
+            "CREATE TABLE schema_migrations (LIKE x INCLUDING ALL); INSERT INTO schema_migrations SELECT * FROM x"
+        )
+
+        finished = await asyncio.to_thread(waiter.finish)
+
+    assert other.code == 0, other
+    assert finished.code == 0, finished
+    assert "another runner has applied everything" in finished.err
+
+
+async def test_waiter_goes_on_when_the_holder_is_gone(database: Database, folder: Folder, slipway: Slipway) -> None:
+    files = folder({"001_a.sql": "CREATE TABLE a ();"})
+    async with database.connection() as holder:
+        await holder.execute(f"SELECT pg_advisory_lock({KEY})")
+        waiter = slipway.start(env=database.environ, migrations=files)
+        await asyncio.to_thread(waiter.wait_for_log, "waiting for the migration lock")
+
+    finished = await asyncio.to_thread(waiter.finish)
+
+    assert finished.code == 0, finished
+    assert finished.outcome
+    assert finished.outcome["applied"] == ["001_a.sql"]
+
+
+async def test_history_row_of_another_runner_is_waited_for_and_ends_as_locked(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    files = folder({"001_a.sql": ""})
+    slipway(env=database.environ, migrations=files)
+    folder({"002_b.sql": "CREATE TABLE b ();"})
+    async with database.connection() as other, other.transaction():
+        await other.execute("INSERT INTO schema_migrations (version, filename) VALUES (2, '002_b.sql')")
+
+        finished = await asyncio.to_thread(
+            slipway, env=database.environ, migrations=files, lock_timeout="500ms", ddl_lock_timeout="50ms"
+        )
+
+    assert finished.code == 11, finished
+    assert "002_b.sql: another runner is applying it" in finished.err
+
+
+async def test_history_row_that_appears_meanwhile_is_taken_as_done(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    files = folder({"001_a.sql": ""})
+    slipway(env=database.environ, migrations=files)
+    folder({"002_b.sql": "SELECT pg_sleep(3600)"})
+    async with database.connection() as other:
+        transaction = other.transaction()
+        await transaction.start()
+        await other.execute("INSERT INTO schema_migrations (version, filename) VALUES (2, '002_b.sql')")
+        runner = slipway.start(env=database.environ, migrations=files, ddl_lock_timeout="50ms")
+        await asyncio.to_thread(runner.wait_for_log, "another runner is applying it")
+        await transaction.commit()
+
+        finished = await asyncio.to_thread(runner.finish)
+
+    assert finished.code == 0, finished
+    assert finished.outcome
+    assert finished.outcome["applied"] == []
