@@ -183,7 +183,8 @@ async def test_session_state_does_not_reach_the_next_file(database: Database, fo
     await database.create_role("slipway_other")
     files = folder(
         {
-            "001_a.sql": "SELECT pg_catalog.set_config('search_path', '', false); CREATE TEMP TABLE schema_migrations ();"
+            "001_a.sql": "SELECT pg_catalog.set_config('search_path', '', false);"
+            "CREATE TEMP TABLE schema_migrations ();"
             "SET lock_timeout = '1h'; SET default_transaction_read_only = on; SET SESSION AUTHORIZATION slipway_other;",
             "002_b.sql": "CREATE TABLE b AS SELECT current_setting('search_path') AS path, current_user::text AS who, "
             "current_setting('lock_timeout') AS timeout, to_regclass('pg_temp.schema_migrations') IS NULL AS clean;",
@@ -347,7 +348,8 @@ async def test_everything_belongs_to_the_role(database: Database, folder: Folder
     assert finished.code == 0, finished
     assert again.code == 0, again
     owners = await database.fetch(
-        "SELECT relname, relowner::regrole::text AS owner FROM pg_class WHERE relname IN ('a', 'b', 'schema_migrations')"
+        "SELECT relname, relowner::regrole::text AS owner FROM pg_class "
+        "WHERE relname IN ('a', 'b', 'schema_migrations')"
     )
     assert {row["relname"]: row["owner"] for row in owners} == dict.fromkeys(
         ("a", "b", "schema_migrations"), "slipway_owner"

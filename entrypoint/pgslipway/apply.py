@@ -71,7 +71,7 @@ async def apply(held: Held, job: Job) -> None:
     after each of them nothing of the file is left, but after ConnectionLost, where the history tells.
     """
     connection = held.connection
-    async with rolled_back_on_failure(connection):
+    async with rolled_back_on_failure(connection, job.filename):
         await record(held, job)
         with notices(connection, job.filename):
             await send(connection, job)
@@ -89,7 +89,7 @@ async def record(held: Held, job: Job) -> None:
         SET LOCAL statement_timeout = {milliseconds(config.statement_timeout)};
         {job.history.record(job.migration, job.contents.minimum_version, held.condition)}"""
     try:
-        async with lost_while(job, "was not applied"):
+        async with lost_while(f"{job.filename} was not applied"):
             tag = await held.connection.execute(begin)
     except asyncpg.UniqueViolationError as error:
         raise StartOver(f"{job.filename} was applied by another runner") from error
@@ -98,7 +98,7 @@ async def record(held: Held, job: Job) -> None:
     except (asyncpg.InsufficientPrivilegeError, asyncpg.InvalidParameterValueError) as error:
         raise AccessRefused(f"{error}; recording {job.filename} needs INSERT on {job.history.name}") from error
     except asyncpg.ReadOnlySQLTransactionError as error:
-        raise DatabaseUnavailable(f"{error}: the server takes no writes; is it a standby?") from error
+        raise DatabaseUnavailable(f"{job.filename}: {error}; the server takes no writes: is it a standby?") from error
     except asyncpg.PostgresError as error:
         raise HistoryConflict(f"{job.filename} cannot be recorded in {job.history.name}: {error}") from error
     if tag == "INSERT 0 0":
@@ -110,7 +110,7 @@ async def send(connection: Connection, job: Job) -> None:
     source = job.migration.read()
     for start, text in parts(source, job.contents):
         try:
-            async with lost_while(job, "was not committed"):
+            async with lost_while(f"{job.filename} was not committed"):
                 await connection.execute(text)
         except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
             raise Busy(str(error), recording=False) from error
@@ -150,8 +150,9 @@ async def commit(connection: Connection, job: Job) -> None:
         RESET ALL;
         DISCARD TEMP;
         COMMIT"""
+    unknown = f"{job.filename} is either applied and recorded or neither; the next run will tell"
     try:
-        async with lost_while(job, "is either applied and recorded or neither; the next run will tell"):
+        async with lost_while(unknown):
             await see_through(connection.execute(finish))
     except asyncpg.PostgresError as error:
         if TRANSACTION_ENDED in str(error):
@@ -177,24 +178,26 @@ async def see_through(work: Awaitable[str]) -> None:
 
 
 @asynccontextmanager
-async def rolled_back_on_failure(connection: Connection) -> AsyncIterator[None]:
+async def rolled_back_on_failure(connection: Connection, filename: str) -> AsyncIterator[None]:
     """Roll back before any failure goes on, a cancellation included."""
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
             await connection.execute("ROLLBACK", timeout=STOP_TIMEOUT)
+            if isinstance(error, asyncio.CancelledError):
+                logger.warning("%s: cancelled and rolled back", filename)
         raise
 
 
 @asynccontextmanager
-async def lost_while(job: Job, state: str) -> AsyncIterator[None]:
-    """Translate a broken connection into ConnectionLost, which says what is known: the file `state`."""
+async def lost_while(state: str) -> AsyncIterator[None]:
+    """Translate a broken connection into ConnectionLost, which says what is known then: `state`."""
     try:
         yield
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
         if is_lost(error):
-            raise ConnectionLost(f"connection lost: {describe(error)}; {job.filename} {state}") from error
+            raise ConnectionLost(f"connection lost: {describe(error)}; {state}") from error
         raise
 
 

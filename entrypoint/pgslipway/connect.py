@@ -14,7 +14,7 @@ from tenacity import (
     AsyncRetrying,
     RetryCallState,
     retry_if_exception,
-    stop_before_delay,
+    stop_after_delay,
     stop_never,
     wait_random_exponential,
 )
@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 APPLICATION_NAME = "pgslipway"
 ATTEMPT_TIMEOUT = 10.0
 """Seconds for one attempt: a server or pooler that accepts and then says nothing is tried anew after that."""
+LAST_ATTEMPT = 0.25
+"""Seconds that the attempt at the end of the wait timeout gets at least."""
 CLOSE_TIMEOUT = 2.0
 HEALING = {"08", "25", "40", "53", "57", "58", "XX"}
 """Classes of SQLSTATE that may pass: connection, read-only, conflict, resources, operator, system, internal."""
@@ -71,7 +73,7 @@ async def wait_for_answer(
     deadline = loop.time() + (config.wait_timeout or float("inf"))
 
     async def attempt() -> tuple[Connection, Answer]:
-        async with asyncio.timeout(max(0.05, min(ATTEMPT_TIMEOUT, deadline - loop.time()))):
+        async with asyncio.timeout(max(LAST_ATTEMPT, min(ATTEMPT_TIMEOUT, deadline - loop.time()))):
             connection = await open_connection(config)
             try:
                 return connection, await first_query(connection)
@@ -89,8 +91,8 @@ async def wait_for_answer(
 
     attempts = AsyncRetrying(
         retry=retry_if_exception(lambda error: verdict(error) is DatabaseUnavailable),
-        wait=wait_random_exponential(multiplier=0.1, min=0.05, max=1.0),
-        stop=stop_before_delay(config.wait_timeout) if config.wait_timeout else stop_never,
+        wait=pause(0.05, 1.0, config.wait_timeout),
+        stop=stop_after_delay(config.wait_timeout) if config.wait_timeout else stop_never,
         before_sleep=log_retry,
         reraise=True,
     )
@@ -101,6 +103,17 @@ async def wait_for_answer(
         if failure is None or (isinstance(error, SlipwayError) and failure is not DatabaseUnavailable):
             raise
         raise failure(f"{target(config.libpq)}: {describe(error)}{advice(failure, config)}") from error
+
+
+def pause(shortest: float, longest: float, limit: float) -> Callable[[RetryCallState], float]:
+    """Return a jittered exponential back-off, in seconds, that ends with one last try when `limit` has passed."""
+    backoff = wait_random_exponential(multiplier=2 * shortest, min=shortest, max=longest)
+
+    def seconds(state: RetryCallState) -> float:
+        left = limit - (state.seconds_since_start or 0.0) if limit else longest
+        return max(0.0, min(backoff(state), left))
+
+    return seconds
 
 
 async def open_connection(config: Config) -> Connection:
@@ -178,6 +191,8 @@ def describe(error: BaseException | None) -> str:
     error = root(error)
     if isinstance(error, TimeoutError) and not error.errno:
         return "no answer in time"
+    if isinstance(error, ConnectionError) and error.errno:
+        return os.strerror(error.errno)  # asyncio's own text does not say why
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()) or type(error).__name__
 

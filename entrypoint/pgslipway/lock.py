@@ -13,10 +13,10 @@ from functools import partial
 from typing import TypeAlias
 
 import asyncpg
-from tenacity import AsyncRetrying, RetryError, retry_if_result, stop_before_delay, stop_never, wait_random_exponential
+from tenacity import AsyncRetrying, RetryError, retry_if_result, stop_after_delay, stop_never
 
 from .config import Config
-from .connect import Connection, close
+from .connect import Connection, close, pause
 from .errors import BadConfiguration, Locked
 
 logger = logging.getLogger(__name__)
@@ -139,8 +139,8 @@ async def wait(poll: Callable[[], Awaitable[bool | None]], waiting: Waiting, con
     """Poll until the lock is held (True) or nothing is left to do (False). Raises Locked."""
     attempts = AsyncRetrying(
         retry=retry_if_result(lambda result: result is None),
-        wait=wait_random_exponential(multiplier=0.2, min=0.1, max=LONGEST_PAUSE),
-        stop=stop_before_delay(config.lock_timeout) if config.lock_timeout else stop_never,
+        wait=pause(0.1, LONGEST_PAUSE, config.lock_timeout),
+        stop=stop_after_delay(config.lock_timeout) if config.lock_timeout else stop_never,
     )
     try:
         return bool(await attempts(poll))

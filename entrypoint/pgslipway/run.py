@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+import asyncpg
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
@@ -16,10 +17,10 @@ from tenacity import (
 )
 
 from . import steps
-from .apply import Busy, Job, StartOver, apply
+from .apply import Busy, Job, StartOver, apply, lost_while
 from .check import check
-from .config import Config
-from .connect import Connection, connect, reconnect
+from .config import Config, target
+from .connect import Connection, by_sqlstate, connect, reconnect
 from .errors import BadMigrations, DatabaseUnavailable, Locked, SlipwayError, TableBusy
 from .history import History
 from .lock import Held, Reconnect, lock
@@ -87,6 +88,16 @@ class Run:
 
     async def migrate(self, connection: Connection, reconnect: Reconnect | None) -> None:
         """Apply what is pending, under the lock. Raises StartOver and every SlipwayError but the configuration's."""
+        try:
+            async with lost_while("no file was being applied"):
+                await self.migrate_under_lock(connection, reconnect)
+        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
+            raise TableBusy(f"{error}; the history table {self.history.name} is in use, no file was applied") from error
+        except asyncpg.PostgresError as error:
+            raise by_sqlstate(error)(f"{error}; this was about the history table {self.history.name}") from error
+
+    async def migrate_under_lock(self, connection: Connection, reconnect: Reconnect | None) -> None:
+        """Do what `migrate` says, with what Postgres says about our own tables not yet translated."""
         plan = await self.plan(connection)
         for warning in plan.warnings():
             logger.warning(warning)
@@ -179,6 +190,7 @@ async def connect_and_migrate(run: Run) -> None:
     """Connect and apply what is pending; nothing pending costs one round trip. Raises StartOver too."""
     async with connect(run.config, run.first_look) as (connection, is_current):
         if not is_current:
+            logger.info("connected to %s", target(run.config.libpq))
             await run.migrate(connection, partial(reconnect, run.config))
 
 

@@ -30,7 +30,7 @@ async def run(held: Held, job: Job) -> None:
         for start, text in parts(source := job.migration.read(), job.contents):
             try:
                 with notices(connection, job.filename):
-                    async with lost_while(job, f"may have been done and is not recorded; {LEFTOVER}"):
+                    async with lost_while(f"{job.filename} may have been done and is not recorded; {LEFTOVER}"):
                         await connection.execute(text)
             except asyncpg.PostgresError as error:
                 message = explain(refusal(error), job.filename, source, start, text)
@@ -41,7 +41,10 @@ async def run(held: Held, job: Job) -> None:
 async def record(connection: Connection, job: Job) -> None:
     """Record the file as applied."""
     row = job.history.record(job.migration, job.contents.minimum_version, "true")
-    async with lost_while(job, "was done, but is perhaps not recorded"), rolled_back_on_failure(connection):
+    async with (
+        lost_while(f"{job.filename} was done, but is perhaps not recorded"),
+        rolled_back_on_failure(connection, job.filename),
+    ):
         await connection.execute(f"BEGIN; {job.history.set_role} {row}; COMMIT")
 
 

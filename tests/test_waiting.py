@@ -1,0 +1,634 @@
+"""What the program makes of a server's state: wait for what heals, end at once where a person is needed.
+
+Every row of the table "What asyncpg raises" is here, against the real thing.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+import asyncpg
+import pytest
+
+from servers import (
+    LOCALHOST,
+    eventually,
+    free_port,
+    pgbouncer,
+    published_port,
+    refusing,
+    resetting,
+    silent,
+    timescaledb_container,
+    until,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from conftest import Finished, Folder, Process, Slipway
+    from servers import Certificates, Cluster, Database, Embedded, Server
+
+TABLE = {"001_a.sql": "CREATE TABLE a ();"}
+ENDLESS = {"001_endless.sql": "SELECT pg_sleep(600);"}
+
+
+@pytest.fixture
+def migrations(folder: Folder) -> Path:
+    """One migration that anybody may apply."""
+    return folder(TABLE)
+
+
+async def backends(database: Database, running: str) -> list[int]:
+    """The pids of the program's sessions whose statement holds a text."""
+    rows = await database.fetch(
+        "SELECT pid FROM pg_stat_activity WHERE application_name = 'pgslipway' AND strpos(query, $1) > 0"
+        " AND datname = current_database()",
+        running,
+    )
+    return [row["pid"] for row in rows]
+
+
+async def tables(database: Database) -> set[str]:
+    rows = await database.fetch("SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace")
+    return {row["relname"] for row in rows}
+
+
+def assert_ended(finished: Finished, code: int, *words: str) -> None:
+    """It ended with a code, and its last words, in the log and in the outcome, hold all of some words."""
+    assert finished.outcome, str(finished)
+    assert (finished.code, finished.outcome["exit_code"]) == (code, code), str(finished)
+    assert finished.outcome["message"] in finished.err, str(finished)
+    assert not [word for word in words if word not in finished.outcome["message"]], str(finished)
+
+
+def assert_gave_up(finished: Finished, target: str, cause: str) -> None:
+    """It said where and why each time that it tried again, and in the end."""
+    retries = [line for line in finished.err.splitlines() if f"waiting for {target}: " in line]
+    assert retries, str(finished)
+    assert all(cause in line for line in retries), str(finished)
+    assert_ended(finished, 10, target, cause)
+
+
+def assert_refused(finished: Finished, target: str, cause: str, code: int = 22) -> None:
+    """It did not try again, and said where and why."""
+    assert "waiting for" not in finished.err, str(finished)
+    assert_ended(finished, code, target, cause)
+
+
+# --- nobody answers ---------------------------------------------------------------------------------------------
+
+
+PORTS = {"refused": (refusing, "Connection refused"), "reset": (resetting, "Connection reset by peer")}
+
+
+@pytest.mark.parametrize(("port", "cause"), PORTS.values(), ids=PORTS)
+def test_gives_up_on_a_port_that_does_not_serve(
+    slipway: Slipway, server: Server, migrations: Path, port: Callable[[], AbstractContextManager[int]], cause: str
+) -> None:
+    with port() as number:
+        database = server.database().at(number)
+        finished = slipway(env=database.environ, migrations=migrations, wait_timeout="1s")
+
+    assert_gave_up(finished, database.target, cause)
+
+
+def test_gives_up_on_a_server_that_says_nothing(slipway: Slipway, server: Server, migrations: Path) -> None:
+    with silent() as port:
+        database = server.database().at(port)
+        finished = slipway(env=database.environ, migrations=migrations, wait_timeout="1s")
+
+    assert_ended(finished, 10, database.target, "no answer in time")
+
+
+def test_gives_up_on_a_name_that_nobody_knows(slipway: Slipway, server: Server, migrations: Path) -> None:
+    database = server.database().at(server.port, host="nowhere.invalid")
+
+    finished = slipway(env=database.environ, migrations=migrations, wait_timeout="1s")
+
+    assert_gave_up(finished, database.target, "not known")
+
+
+def test_gives_up_on_a_socket_that_is_not_there(
+    slipway: Slipway, server: Server, migrations: Path, tmp_path: Path
+) -> None:
+    database = server.database().at(server.port, host=str(tmp_path))
+
+    finished = slipway(env=database.environ, migrations=migrations, wait_timeout="1s")
+
+    assert_gave_up(finished, database.target, "No such file or directory")
+
+
+async def test_waits_for_a_server_that_is_started_later(slipway: Slipway, embedded: Embedded, migrations: Path) -> None:
+    cluster = embedded.cluster()
+    process = slipway.start(env=cluster.database.environ, migrations=migrations)
+    process.wait_for_log(f"waiting for {cluster.database.target}: Connection refused")
+
+    cluster.start()
+
+    assert process.finish().code == 0
+    assert "a" in await tables(cluster.database)
+
+
+@pytest.mark.docker_only
+async def test_waits_while_the_image_of_the_server_initialises_it(
+    slipway: Slipway, server: Server, migrations: Path
+) -> None:
+    assert server.network
+    port = free_port()
+    database = server.database().at(port)
+    process = slipway.start(env=database.environ, migrations=migrations)
+    process.wait_for_log("waiting for")
+
+    with timescaledb_container(server.network, "later", host_port=port):
+        finished = process.finish()
+
+        assert finished.code == 0, str(finished)
+        assert "a" in await tables(database)
+
+
+def test_tries_the_next_host_when_the_first_is_dead(slipway: Slipway, database: Database, migrations: Path) -> None:
+    with refusing() as dead:
+        hosts = {"PGHOST": f"{LOCALHOST},{LOCALHOST}", "PGPORT": f"{dead},{database.port}"}
+        finished = slipway(env=database.environ | hosts, migrations=migrations, wait_timeout="5s")
+
+    assert finished.code == 0, str(finished)
+
+
+def test_reads_several_hosts_from_the_url(slipway: Slipway, database: Database, migrations: Path) -> None:
+    with refusing() as dead:
+        url = database.url.replace(f"@{LOCALHOST}:", f"@{LOCALHOST}:{dead},{LOCALHOST}:")
+        finished = slipway(env={"DATABASE_URL": url}, migrations=migrations, wait_timeout="5s")
+
+    assert finished.code == 0, str(finished)
+
+
+# --- not now ----------------------------------------------------------------------------------------------------
+
+
+def test_gives_up_on_a_server_that_keeps_starting_up(slipway: Slipway, embedded: Embedded, migrations: Path) -> None:
+    cluster = embedded.cluster()
+
+    with cluster.starting_up():
+        finished = slipway(env=cluster.database.environ, migrations=migrations, wait_timeout="1s")
+
+    assert_gave_up(finished, cluster.database.target, "the database system is starting up")
+
+
+def test_waits_for_a_server_that_is_starting_up(slipway: Slipway, embedded: Embedded, migrations: Path) -> None:
+    cluster = embedded.cluster()
+
+    with cluster.starting_up():
+        process = slipway.start(env=cluster.database.environ, migrations=migrations)
+        process.wait_for_log("the database system is starting up")
+
+    assert process.finish().code == 0
+
+
+async def test_waits_for_a_server_that_is_restarted(slipway: Slipway, cluster: Cluster, migrations: Path) -> None:
+    async with cluster.database.connection():
+        cluster.stop("smart", wait=False)
+        process = slipway.start(env=cluster.database.environ, migrations=migrations)
+        process.wait_for_log("the database system is shutting down")
+
+    cluster.stop()
+    cluster.start()
+
+    assert process.finish().code == 0
+
+
+def test_does_not_wait_for_a_standby_that_never_lets_clients_in(
+    slipway: Slipway, embedded: Embedded, migrations: Path
+) -> None:
+    cluster = embedded.cluster()
+
+    with cluster.without_hot_standby():
+        finished = slipway(env=cluster.database.environ, migrations=migrations)
+
+    assert_ended(finished, 22, cluster.database.target, "the database system is not accepting connections")
+
+
+# --- no slot ----------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def no_slot_left(database: Database) -> AsyncIterator[None]:
+    """Hold connections for a role until the server gives no more."""
+    async with AsyncExitStack() as held:
+        with suppress(asyncpg.TooManyConnectionsError):
+            while True:
+                await held.enter_async_context(database.connection())
+        yield
+
+
+async def crowded(embedded: Embedded, limit: str) -> Database:
+    """A database with few slots, for a role that does not get the reserved ones."""
+    cluster = embedded.cluster(max_connections=4, superuser_reserved_connections=2).start()
+    database = await cluster.database.create_role("app")
+    await cluster.database.execute(limit)
+    return database
+
+
+LIMITS = {
+    "server": ("SELECT", "remaining connection slots are reserved"),
+    "role": ("ALTER ROLE app CONNECTION LIMIT 1", 'too many connections for role "app"'),
+    "database": ("ALTER DATABASE postgres CONNECTION LIMIT 1", 'too many connections for database "postgres"'),
+}
+
+
+@pytest.mark.parametrize(("limit", "cause"), LIMITS.values(), ids=LIMITS)
+async def test_gives_up_when_no_slot_gets_free(
+    slipway: Slipway, embedded: Embedded, migrations: Path, limit: str, cause: str
+) -> None:
+    database = await crowded(embedded, limit)
+
+    async with no_slot_left(database):
+        finished = slipway(env=database.environ, migrations=migrations, wait_timeout="1s")
+
+    assert_gave_up(finished, database.target, cause)
+
+
+async def test_waits_for_a_slot(slipway: Slipway, embedded: Embedded, migrations: Path) -> None:
+    database = await crowded(embedded, "ALTER ROLE app CONNECTION LIMIT 1")
+
+    async with no_slot_left(database):
+        process = slipway.start(env=database.environ, migrations=migrations)
+        process.wait_for_log("too many connections for role")
+
+    assert process.finish().code == 0
+
+
+# --- access refused ---------------------------------------------------------------------------------------------
+
+
+def test_wrong_password_is_final(slipway: Slipway, server: Server, migrations: Path) -> None:
+    database = server.database().login("postgres", "another/never:printed")
+
+    finished = slipway(env=database.environ, migrations=migrations)
+
+    assert_refused(finished, database.target, 'password authentication failed for user "postgres"')
+
+
+def test_missing_password_is_final(slipway: Slipway, server: Server, migrations: Path) -> None:
+    database = server.database().login("postgres", "")
+
+    finished = slipway(env=database.environ, migrations=migrations)
+
+    assert_refused(finished, database.target, "password")
+
+
+def test_role_that_is_not_there_is_final(slipway: Slipway, server: Server, migrations: Path) -> None:
+    database = server.database().login("nobody")
+
+    finished = slipway(env=database.environ, migrations=migrations)
+
+    assert_refused(finished, database.target, 'password authentication failed for user "nobody"')
+
+
+def test_address_that_may_not_log_in_is_final(slipway: Slipway, embedded: Embedded, migrations: Path) -> None:
+    cluster = embedded.cluster(hba="host all all 192.0.2.1/32 scram-sha-256\n")
+    cluster.start()
+
+    finished = slipway(env=cluster.database.environ, migrations=migrations)
+
+    assert_refused(finished, cluster.database.target, 'no pg_hba.conf entry for host "127.0.0.1"')
+
+
+async def test_role_that_may_not_log_in_is_final(slipway: Slipway, cluster: Cluster, migrations: Path) -> None:
+    database = await cluster.database.create_role("app", "NOLOGIN")
+
+    finished = slipway(env=database.environ, migrations=migrations)
+
+    assert_refused(finished, database.target, 'role "app" is not permitted to log in')
+
+
+def test_database_that_is_not_there_is_final(slipway: Slipway, server: Server, migrations: Path) -> None:
+    database = server.database("nowhere")
+
+    finished = slipway(env=database.environ, migrations=migrations)
+
+    assert_refused(finished, database.target, 'database "nowhere" does not exist')
+
+
+async def test_database_that_one_may_not_enter_is_final(slipway: Slipway, cluster: Cluster, migrations: Path) -> None:
+    database = await cluster.database.create_role("app")
+    await cluster.database.execute("REVOKE CONNECT ON DATABASE postgres FROM PUBLIC")
+
+    finished = slipway(env=database.environ, migrations=migrations)
+
+    assert_refused(finished, database.target, 'permission denied for database "postgres"')
+
+
+# --- TLS --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["require", "verify-full"])
+def test_server_without_tls_is_final_when_tls_is_asked_for(
+    slipway: Slipway, server: Server, migrations: Path, mode: str
+) -> None:
+    authority = {"PGSSLROOTCERT": "/etc/ssl/certs/ca-certificates.crt"} if mode == "verify-full" else {}
+    database = server.database()
+
+    finished = slipway(env=database.environ | {"PGSSLMODE": mode} | authority, migrations=migrations)
+
+    assert_refused(finished, database.target, "rejected SSL upgrade")
+
+
+@pytest.mark.docker_only
+def test_clear_text_is_final_when_the_server_wants_tls(slipway: Slipway, encrypted: Server, migrations: Path) -> None:
+    database = encrypted.database()
+
+    finished = slipway(env=database.environ | {"PGSSLMODE": "disable"}, migrations=migrations)
+
+    assert_refused(finished, database.target, "no encryption")
+
+
+@pytest.mark.docker_only
+@pytest.mark.parametrize(
+    ("mode", "host", "authority", "cause"),
+    [
+        ("verify-full", "localhost", "stranger", "certificate verify failed"),
+        ("verify-ca", "localhost", "stranger", "certificate verify failed"),
+        ("verify-full", LOCALHOST, "authority", "IP address mismatch"),
+    ],
+    ids=["other-authority-full", "other-authority-ca", "other-host"],
+)
+def test_certificate_that_does_not_fit_is_final(
+    slipway: Slipway, encrypted: Server, certificates: Certificates, migrations: Path, tmp_path: Path,
+    mode: str, host: str, authority: str, cause: str,
+) -> None:  # fmt: skip
+    (root := tmp_path / "root.pem").write_bytes(getattr(certificates, authority))
+    database = encrypted.database().at(encrypted.port, host)
+    tls = {"PGSSLMODE": mode, "PGSSLROOTCERT": str(root)}
+
+    finished = slipway(env=database.environ | tls, migrations=migrations)
+
+    assert_refused(finished, database.target, cause)
+
+
+@pytest.mark.docker_only
+@pytest.mark.parametrize(
+    ("mode", "host"),
+    [("prefer", LOCALHOST), ("require", LOCALHOST), ("verify-ca", LOCALHOST), ("verify-full", "localhost")],
+    ids=["prefer", "require", "verify-ca", "verify-full"],
+)
+async def test_certificate_that_fits_is_let_in(
+    slipway: Slipway, encrypted: Server, certificates: Certificates, migrations: Path, tmp_path: Path,
+    mode: str, host: str,
+) -> None:  # fmt: skip
+    (root := tmp_path / "root.pem").write_bytes(certificates.authority)
+    tls = {"PGSSLMODE": mode} | ({"PGSSLROOTCERT": str(root)} if mode.startswith("verify") else {})
+
+    async with encrypted.fresh_database() as database:
+        finished = slipway(env=database.at(encrypted.port, host).environ | tls, migrations=migrations)
+
+    assert finished.code == 0, str(finished)
+
+
+# --- a standby --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def standby(embedded: Embedded, cluster: Cluster) -> Cluster:
+    """A running copy of `cluster` that takes no writes."""
+    return embedded.standby_of(cluster, hot_standby_feedback="on").start()
+
+
+def test_gives_up_on_a_standby_with_work_to_do(slipway: Slipway, standby: Cluster, migrations: Path) -> None:
+    finished = slipway(env=standby.database.environ, migrations=migrations, wait_timeout="1s")
+
+    assert_gave_up(finished, standby.database.target, "the server is a standby")
+
+
+async def test_waits_for_a_standby_to_be_promoted(slipway: Slipway, standby: Cluster, migrations: Path) -> None:
+    process = slipway.start(env=standby.database.environ, migrations=migrations)
+    process.wait_for_log("the server is a standby")
+
+    standby.promote()
+
+    assert process.finish().code == 0
+    assert "a" in await tables(standby.database)
+
+
+async def test_standby_will_do_when_there_is_nothing_to_do(
+    slipway: Slipway, cluster: Cluster, standby: Cluster, migrations: Path
+) -> None:
+    slipway(env=cluster.database.environ, migrations=migrations)
+    await eventually(lambda: has_history(standby.database), "the history to reach the standby")
+
+    finished = slipway(env=standby.database.environ, migrations=migrations, wait_timeout="1s")
+
+    assert finished.code == 0, str(finished)
+
+
+async def has_history(database: Database) -> bool:
+    if "schema_migrations" not in await tables(database):
+        return False
+    return bool(await database.fetch("SELECT FROM schema_migrations"))
+
+
+def test_gives_up_on_a_standby_when_a_primary_is_asked_for(
+    slipway: Slipway, standby: Cluster, migrations: Path
+) -> None:
+    env = standby.database.environ | {"PGTARGETSESSIONATTRS": "primary"}
+
+    finished = slipway(env=env, migrations=migrations, wait_timeout="1s")
+
+    assert_gave_up(finished, standby.database.target, "")
+
+
+async def test_finds_the_primary_among_several_hosts(
+    slipway: Slipway, cluster: Cluster, standby: Cluster, migrations: Path
+) -> None:
+    url = cluster.database.url.replace(f"@{LOCALHOST}:", f"@{LOCALHOST}:{standby.server.port},{LOCALHOST}:")
+
+    finished = slipway(env={"DATABASE_URL": f"{url}?target_session_attrs=primary"}, migrations=migrations)
+
+    assert finished.code == 0, str(finished)
+    assert "a" in await tables(cluster.database)
+
+
+# --- PgBouncer --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.docker_only
+@pytest.mark.usefixtures("tools")
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+async def test_works_through_pgbouncer(
+    slipway: Slipway, server: Server, database: Database, migrations: Path, mode: str
+) -> None:
+    with pgbouncer(server, pool_mode=mode, default_pool_size=2) as bouncer:
+        finished = slipway(env=database.at(bouncer.port).environ, migrations=migrations)
+        again = slipway(env=database.at(bouncer.port).environ, migrations=migrations)
+
+    assert (finished.code, again.code) == (0, 0), f"{finished}{again}"
+    assert "a" in await tables(database)
+
+
+@pytest.mark.docker_only
+@pytest.mark.usefixtures("tools")
+async def test_waits_for_a_pgbouncer_that_hangs_until_its_server_is_there(
+    slipway: Slipway, server: Server, migrations: Path
+) -> None:
+    assert server.network
+    with pgbouncer(server.known_as("behind"), pool_mode="transaction") as bouncer:
+        process = slipway.start(env=server.database().at(bouncer.port).environ, migrations=migrations)
+        until(lambda: "login attempt" in bouncer.log, "the program to reach PgBouncer")
+
+        with timescaledb_container(server.network, "behind") as running:
+            finished = process.finish()
+
+            assert finished.code == 0, str(finished)
+            assert "a" in await tables(server.database().at(published_port(running, 5432)))
+
+
+@pytest.mark.docker_only
+@pytest.mark.usefixtures("tools")
+async def test_waits_for_a_pgbouncer_that_hangs_up_until_its_server_is_there(
+    slipway: Slipway, server: Server, migrations: Path
+) -> None:
+    assert server.network
+    with pgbouncer(server.known_as("behind"), pool_mode="session", query_wait_timeout=1) as bouncer:
+        process = slipway.start(env=server.database().at(bouncer.port).environ, migrations=migrations)
+        process.wait_for_log("query_wait_timeout")
+
+        with timescaledb_container(server.network, "behind") as running:
+            finished = process.finish()
+
+            assert finished.code == 0, str(finished)
+            assert "a" in await tables(server.database().at(published_port(running, 5432)))
+
+
+@pytest.mark.docker_only
+@pytest.mark.usefixtures("tools")
+async def test_waits_for_a_place_in_the_pool(
+    slipway: Slipway, server: Server, database: Database, migrations: Path
+) -> None:
+    with pgbouncer(server, pool_mode="session", default_pool_size=2, query_wait_timeout=1) as bouncer:
+        pooled = database.at(bouncer.port)
+        async with pooled.connection() as one, pooled.connection() as two:
+            await one.execute("SELECT")
+            await two.execute("SELECT")
+            process = slipway.start(env=pooled.environ, migrations=migrations)
+            process.wait_for_log("query_wait_timeout")
+        finished = process.finish()
+
+    assert finished.code == 0, str(finished)
+
+
+@pytest.mark.docker_only
+@pytest.mark.usefixtures("tools")
+async def test_startup_parameter_that_pgbouncer_does_not_know_is_final(
+    slipway: Slipway, server: Server, database: Database, migrations: Path
+) -> None:
+    with pgbouncer(server, pool_mode="transaction") as bouncer:
+        pooled = database.at(bouncer.port)
+        finished = slipway(env={"DATABASE_URL": f"{pooled.url}?search_path=public"}, migrations=migrations)
+
+    assert_refused(finished, pooled.target, "unsupported startup parameter: search_path", code=20)
+
+
+# --- lost on the way --------------------------------------------------------------------------------------------
+
+
+async def start_endless(slipway: Slipway, database: Database, folder: Folder) -> tuple[Process, int]:
+    """A run in the middle of a statement, and its backend's pid."""
+    process = slipway.start(env=database.environ, migrations=folder(ENDLESS))
+    pids = await eventually(lambda: backends(database, "pg_sleep"), "the statement to run")
+    return process, pids[0]
+
+
+async def test_backend_killed_in_a_statement_is_a_lost_connection(
+    slipway: Slipway, database: Database, folder: Folder
+) -> None:
+    process, pid = await start_endless(slipway, database, folder)
+
+    await database.fetch("SELECT pg_terminate_backend($1)", pid)
+
+    finished = process.finish()
+    assert_ended(finished, 13, "001_endless.sql", "terminating connection due to administrator command")
+    assert await database.fetch("SELECT FROM schema_migrations") == []
+
+
+async def test_crash_of_the_server_in_a_statement_is_a_lost_connection(
+    slipway: Slipway, cluster: Cluster, folder: Folder
+) -> None:
+    process, _ = await start_endless(slipway, cluster.database, folder)
+
+    cluster.stop("immediate")
+
+    finished = process.finish()
+    assert_ended(finished, 13, "001_endless.sql")
+
+
+async def test_backend_killed_while_idle_is_a_lost_connection(
+    slipway: Slipway, database: Database, folder: Folder
+) -> None:
+    _, holder = await start_endless(slipway, database, folder)
+    waiter = slipway.start(env=database.environ, migrations=folder({}))
+    waiter.wait_for_log("waiting for the migration lock")
+
+    await database.fetch(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE application_name = 'pgslipway' AND datname = current_database() AND pid <> $1",
+        holder,
+    )
+
+    assert_ended(waiter.finish(), 13)
+
+
+# --- refused on the way -----------------------------------------------------------------------------------------
+
+
+def test_statement_that_takes_too_long_has_failed(slipway: Slipway, database: Database, folder: Folder) -> None:
+    finished = slipway(env=database.environ, migrations=folder(ENDLESS), statement_timeout="100ms")
+
+    assert_ended(finished, 24, "001_endless.sql", "canceling statement due to statement timeout")
+
+
+@pytest.mark.docker_only
+async def test_full_disk_has_failed_the_migration(slipway: Slipway, database: Database, folder: Folder) -> None:
+    await database.execute("COPY (SELECT) TO PROGRAM 'mkdir -p /small/space'")
+    await database.execute("CREATE TABLESPACE small LOCATION '/small/space'")
+    fill = "CREATE TABLE a TABLESPACE small AS SELECT repeat('x', 1000) FROM generate_series(1, 100000);"
+
+    finished = slipway(env=database.environ, migrations=folder({"001_fill.sql": fill}))
+
+    await database.execute("DROP TABLESPACE small")
+    assert_ended(finished, 24, "001_fill.sql", "No space left on device")
+    assert "a" not in await tables(database)
+
+
+async def test_gives_up_on_a_table_that_stays_busy(slipway: Slipway, database: Database, folder: Folder) -> None:
+    await database.execute("CREATE TABLE busy ()")
+    migrations = folder({"001_busy.sql": "ALTER TABLE busy ADD a int;"})
+
+    async with database.connection() as reader:
+        await reader.execute("BEGIN; SELECT FROM busy")
+        finished = slipway(env=database.environ, migrations=migrations, ddl_lock_timeout="50ms", ddl_retry="500ms")
+
+    assert_ended(finished, 12, "001_busy.sql")
+
+
+async def test_tries_again_after_a_deadlock(slipway: Slipway, database: Database, folder: Folder) -> None:
+    await database.execute("CREATE TABLE one (); CREATE TABLE two ()")
+    await database.execute(f"ALTER DATABASE {database.name} SET deadlock_timeout = '1s'")
+    migrations = folder({"001_both.sql": "LOCK TABLE one; LOCK TABLE two;"})
+
+    async with database.connection() as other:
+        await other.execute("SET deadlock_timeout = '1h'; BEGIN; LOCK TABLE two")
+        process = slipway.start(env=database.environ, migrations=migrations, ddl_lock_timeout="2s")
+        await eventually(lambda: waits_for(database, "two"), "the migration to wait for the second table")
+        await other.execute("LOCK TABLE one")
+
+    finished = process.finish()
+    assert finished.code == 0, str(finished)
+    assert "deadlock detected" in finished.err
+
+
+async def waits_for(database: Database, table: str) -> bool:
+    rows = await database.fetch("SELECT FROM pg_locks WHERE NOT granted AND relation = $1::text::regclass", table)
+    return bool(rows)
