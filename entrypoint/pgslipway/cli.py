@@ -16,7 +16,7 @@ COMMANDS = {
     "check": "check the files alone, without a database (--since VERSION)",
     "rehearse": "apply everything to a throw-away embedded Postgres (DIR instead of MIGRATE_DIR)",
 }
-OPTIONS = {"status": {"json", "exit_code"}, "check": {"since"}, "rehearse": {"folder"}}
+OPTIONS = {"json": "status", "exit_code": "status", "since": "check", "folder": "rehearse"}
 """The options that belong to one command only."""
 
 
@@ -34,10 +34,10 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
     Raises BadConfiguration, and SystemExit after printing --help or --version.
     """
     options = make_parser().parse_intermixed_args(arguments)
-    for command, names in OPTIONS.items():
-        for name in names:
-            if command != options.command and getattr(options, name):
-                raise BadConfiguration(f"{name.replace('_', '-')} goes with {command}, not with {options.command}")
+    for name, command in OPTIONS.items():
+        if getattr(options, name) and command != options.command:
+            shown = "a folder" if name == "folder" else f"--{name.replace('_', '-')}"
+            raise BadConfiguration(f"{shown} goes with {command}, not with {options.command}")
     flags = {variable: value for variable in SETTINGS if (value := getattr(options, variable)) is not None}
     return options, flags
 
