@@ -78,8 +78,9 @@ async def check(request: Request) -> str:
 async def rehearse(request: Request) -> str:
     """Apply everything to a throw-away Postgres. Raises BadConfiguration without the extra `embedded`."""
     migrations_dir = request.options.folder or request.config.dir
+    start = embedded_server()
     export({})  # the server that is started below would take over PGPORT and its like
-    with tempfile.TemporaryDirectory() as folder, embedded_server()(f"{folder}/data") as server:
+    with tempfile.TemporaryDirectory() as folder, start(f"{folder}/data") as server:
         config = replace(request.config, dir=migrations_dir, role=None, libpq={"DATABASE_URL": server.get_uri()})
         await up(replace(request, config=config))
         show(rows_of.to_table(rows_of.rows(await read_plan(config))))
