@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, Self
@@ -118,6 +120,14 @@ class RoundTrips:
         self.conversations: list[Conversation] = []
         self._server = server
         self._tasks: set[asyncio.Task[None]] = set()
+        self._clients: set[asyncio.StreamWriter] = set()
+
+    def reset(self) -> None:
+        """End every client's connection with a TCP reset, as a firewall or a dying node does."""
+        for client in self._clients:
+            end_at_once = struct.pack("ii", 1, 0)
+            client.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, end_at_once)
+            client.transport.abort()
 
     @property
     def port(self) -> int:
@@ -157,8 +167,10 @@ class RoundTrips:
         assert task
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        self._clients.add(to_client)
         with suppress(ConnectionError, asyncio.CancelledError):
             await self._relay(client, to_client)
+        self._clients.discard(to_client)
         to_client.close()
 
     async def _relay(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:

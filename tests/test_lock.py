@@ -153,6 +153,21 @@ async def test_waiter_goes_on_when_the_holder_is_gone(database: Database, folder
     assert finished.outcome["applied"] == ["001_a.sql"]
 
 
+async def test_file_that_changes_while_the_lock_is_awaited_is_not_applied(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    async with database.connection() as holder:
+        await holder.execute(f"SELECT pg_advisory_lock({KEY})")
+        waiter = slipway.start(env=database.environ, migrations=folder({"001_a.sql": "CREATE TABLE a ();"}))
+        await asyncio.to_thread(waiter.wait_for_log, "waiting for the migration lock")
+        folder({"001_a.sql": "CREATE TABLE b ();"})
+
+    finished = await asyncio.to_thread(waiter.finish)
+
+    assert finished.code == 21, finished
+    assert "001_a.sql: changed since this run began; run it again" in finished.err
+
+
 async def test_history_row_of_another_runner_is_waited_for_and_ends_as_locked(
     database: Database, folder: Folder, slipway: Slipway
 ) -> None:

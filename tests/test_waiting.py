@@ -5,12 +5,14 @@ Every row of the table "What asyncpg raises" is here, against the real thing.
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
 
+from proxy import RoundTrips
 from servers import (
     LOCALHOST,
     eventually,
@@ -564,6 +566,42 @@ async def test_crash_of_the_server_in_a_statement_is_a_lost_connection(
     assert_ended(finished, 13, "001_endless.sql")
 
 
+async def test_reset_in_a_statement_is_a_lost_connection(slipway: Slipway, database: Database, folder: Folder) -> None:
+    async with RoundTrips(database) as proxy:
+        environ = database.at(proxy.port).environ | {"PGSSLMODE": "disable"}
+        process = slipway.start(env=environ, migrations=folder(ENDLESS))
+        await eventually(lambda: backends(database, "pg_sleep"), "the statement to run")
+        proxy.reset()
+        finished = await asyncio.to_thread(process.finish)
+
+    assert_ended(finished, 13, "001_endless.sql was not committed", "Connection reset by peer")
+
+
+async def test_lost_answer_to_commit_is_told_by_the_next_run(
+    slipway: Slipway, database: Database, folder: Folder
+) -> None:
+    slow_commit = """
+        CREATE TABLE a (n int);
+        CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(1); RETURN NULL; END';
+        CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON a DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION slow();
+        INSERT INTO a VALUES (1);
+    """
+    migrations = folder({"001_slow.sql": slow_commit})
+    async with RoundTrips(database) as proxy:
+        environ = database.at(proxy.port).environ | {"PGSSLMODE": "disable"}
+        process = slipway.start(env=environ, migrations=migrations)
+        await eventually(lambda: backends(database, "SET CONSTRAINTS ALL IMMEDIATE"), "COMMIT to be sent")
+        proxy.reset()
+        finished = await asyncio.to_thread(process.finish)
+    again = await asyncio.to_thread(slipway, env=database.environ, migrations=migrations)
+
+    assert_ended(finished, 13, "001_slow.sql is either applied and recorded or neither; the next run will tell")
+    assert "rolled back" not in finished.err
+    assert again.code == 0, again
+    assert len(await database.fetch("SELECT FROM a")) == 1
+
+
 async def test_backend_killed_while_idle_is_a_lost_connection(
     slipway: Slipway, database: Database, folder: Folder
 ) -> None:
@@ -578,6 +616,16 @@ async def test_backend_killed_while_idle_is_a_lost_connection(
     )
 
     assert_ended(waiter.finish(), 13)
+
+
+async def test_database_that_takes_no_writes_is_unavailable(
+    slipway: Slipway, database: Database, folder: Folder
+) -> None:
+    await database.execute(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on")
+
+    finished = slipway(env=database.environ, migrations=folder(TABLE))
+
+    assert_ended(finished, 10, "in a read-only transaction")
 
 
 # --- refused on the way -----------------------------------------------------------------------------------------

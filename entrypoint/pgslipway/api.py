@@ -4,7 +4,7 @@ from functools import partial
 
 import asyncpg
 
-from .connect import Connection
+from .connect import Connection, describe, verdict
 from .errors import DatabaseUnavailable
 from .run import Run, until_settled
 
@@ -30,5 +30,5 @@ async def migrate(pool: "asyncpg.Pool[asyncpg.Record]", run: Run) -> None:
             except BaseException:
                 connection.terminate()
                 raise
-    except (asyncpg.InterfaceError, OSError) as error:
-        raise DatabaseUnavailable(f"the pool gives no connection: {error}") from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        raise (verdict(error) or DatabaseUnavailable)(f"the pool gives no connection: {describe(error)}") from error

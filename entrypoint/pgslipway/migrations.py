@@ -31,11 +31,20 @@ class Migration:
     path: Path
 
     def read(self) -> Source:
-        """Return the file's bytes; a large file is mapped, so that memory stays bounded."""
-        with self.path.open("rb") as file:
-            if self.path.stat().st_size <= LARGE:
-                return file.read()
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        """Return the file's bytes; a large file is mapped, so that memory stays bounded.
+
+        Raises BadMigrations if the file is no longer the one that was discovered: waiting for the lock may take
+        minutes, in which a mounted ConfigMap can change.
+        """
+        try:
+            if checksum(self.path) != self.checksum:
+                raise BadMigrations(f"{self.filename}: changed since this run began; run it again")
+            with self.path.open("rb") as file:
+                if self.path.stat().st_size <= LARGE:
+                    return file.read()
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadMigrations(f"{self.filename}: changed since this run began: {error}; run it again") from error
 
 
 def discover(folder: Path) -> list[Migration]:

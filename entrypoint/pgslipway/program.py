@@ -55,7 +55,7 @@ async def execute(request: Request, stop: "Stop") -> str:
     """Run the command so that a signal cancels it. Raises BadConfiguration with everything that is wrong."""
     loop = asyncio.get_running_loop()
     command = asyncio.ensure_future(perform(request))
-    stop.action = lambda: loop.call_soon_threadsafe(command.cancel)
+    stop.action = lambda: loop.is_closed() or loop.call_soon_threadsafe(command.cancel)
     if stop.signum:
         command.cancel()
     return await command
