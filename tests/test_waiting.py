@@ -160,6 +160,17 @@ def test_tries_the_next_host_when_the_first_is_dead(slipway: Slipway, database: 
     assert finished.code == 0, str(finished)
 
 
+def test_host_that_swallows_packets_does_not_hide_the_next(
+    slipway: Slipway, database: Database, migrations: Path
+) -> None:
+    with silent() as port:
+        hosts = {"PGHOST": f"127.0.0.1:{port},127.0.0.1", "PGPORT": str(database.port)}
+        finished = slipway(env=database.environ | hosts, migrations=migrations, wait_timeout="30s")
+
+    assert finished.code == 0, finished
+    assert "no answer in time" in finished.err
+
+
 def test_reads_several_hosts_from_the_url(slipway: Slipway, database: Database, migrations: Path) -> None:
     with refusing() as dead:
         url = database.url.replace(f"@{LOCALHOST}:", f"@{LOCALHOST}:{dead},{LOCALHOST}:")

@@ -175,6 +175,8 @@ def check_libpq(libpq: dict[str, str]) -> Iterator[str]:
     given = libpq | url_parameters(libpq.get("DATABASE_URL"))
     if not re.fullmatch(r"[0-9]{1,5}(,[0-9]{1,5})*", given.get("PGPORT", "5432")):
         yield "PGPORT: expected a port number"
+    if given.get("PGPORT", "").count(",") not in {0, given.get("PGHOST", "").count(",")}:
+        yield "PGPORT: expected one port, or as many as there are hosts"
     if given.get("PGSSLMODE", "prefer") not in SSL_MODES:
         yield f"PGSSLMODE: expected {' or '.join(SSL_MODES)}"
     for variable in FILES & given.keys():
@@ -225,6 +227,19 @@ def target(libpq: Mapping[str, str]) -> str:
     host = given.get("PGHOST", "localhost")
     port = "" if ":" in host else f":{given.get('PGPORT', '5432')}"
     return f"{host}{port}/{given.get('PGDATABASE') or given.get('PGUSER', '')}"
+
+
+def host_list(libpq: Mapping[str, str]) -> tuple[list[str], list[int]]:
+    """Return the hosts and their ports where several are given, else nothing: then asyncpg reads them by itself."""
+    given = dict(libpq) | url_parameters(libpq.get("DATABASE_URL"))
+    specs = [HOST.fullmatch(spec) for spec in given.get("PGHOST", "").split(",")]
+    ports = given.get("PGPORT", "5432").split(",") * len(specs)
+    found = [
+        (spec[1].strip("[]"), int((spec[2] or "")[1:] or port))
+        for spec, port in zip(specs, ports, strict=False)
+        if spec
+    ]
+    return ([host for host, _ in found], [port for _, port in found]) if len(found) > 1 else ([], [])
 
 
 def login_name() -> str | None:

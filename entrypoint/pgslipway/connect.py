@@ -19,7 +19,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from .config import LIBPQ, Config, target
+from .config import LIBPQ, Config, host_list, target
 from .errors import AccessRefused, BadConfiguration, DatabaseUnavailable, SlipwayError
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -74,7 +74,7 @@ async def wait_for_answer(
 
     async def attempt() -> tuple[Connection, Answer]:
         async with asyncio.timeout(max(LAST_ATTEMPT, min(ATTEMPT_TIMEOUT, deadline - loop.time()))):
-            connection = await open_connection(config)
+            connection = await open_connection(config, attempts.statistics["attempt_number"] - 1)
             try:
                 return connection, await first_query(connection)
             except BaseException:
@@ -116,11 +116,19 @@ def pause(shortest: float, longest: float, limit: float) -> Callable[[RetryCallS
     return seconds
 
 
-async def open_connection(config: Config) -> Connection:
-    """Open a connection, once. Poolers refuse start-up parameters and confuse prepared statements: none of them."""
+async def open_connection(config: Config, first: int) -> Connection:
+    """Open a connection, once. Poolers refuse start-up parameters and confuse prepared statements: none of them.
+
+    Of several hosts, the one numbered `first` (modulo their number) is asked first: asyncpg's timeout is for all
+    of them together, so a host that swallows packets would keep the others from ever being asked.
+    """
     export(config.libpq)
+    hosts, ports = host_list(config.libpq)
+    first %= len(hosts) or 1
     return await asyncpg.connect(
         config.libpq.get("DATABASE_URL"),
+        host=hosts[first:] + hosts[:first] or None,
+        port=ports[first:] + ports[:first] or None,
         timeout=ATTEMPT_TIMEOUT,
         statement_cache_size=0,
         server_settings={"application_name": APPLICATION_NAME},
@@ -202,5 +210,5 @@ def advice(failure: type[SlipwayError], config: Config) -> str:
     if failure is DatabaseUnavailable:
         return f" (gave up after MIGRATE_WAIT_TIMEOUT={config.wait_timeout:g}s)"
     if failure is AccessRefused:
-        return "; check the user, the password, the database and the TLS settings"
+        return "; check the user and its privileges, the password, the database and the TLS settings"
     return ""
