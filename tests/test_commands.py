@@ -155,7 +155,7 @@ def test_version_has_one_source(slipway: Slipway) -> None:
         (["status", "--since", "3"], "--since goes with check, not with status"),
         (["up", "--json"], "--json goes with status, not with up"),
         (["check", "--since", "three"], "argument --since: invalid int value: 'three'"),
-        (["--no-such-flag"], "unrecognized arguments: --no-such-flag"),
+        (["--no-such-flag"], "unknown arguments: --no-such-flag"),
     ],
     ids=["command", "folder", "since", "json", "number", "flag"],
 )

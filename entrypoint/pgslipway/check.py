@@ -23,7 +23,7 @@ OUTSIDE = re.compile(
 """What Postgres refuses inside a transaction block (25001): PreventInTransactionBlock in its sources."""
 UNNAMED_INDEX = re.compile(r"CREATE (UNIQUE )?INDEX CONCURRENTLY ON\b")
 COPY = re.compile(r"COPY .*\b(FROM STDIN|TO STDOUT)\b")
-EXTENSION = re.compile(r'CREATE EXTENSION (?:IF NOT EXISTS )?("(?:[^"]|"")+"|\S+)')
+EXTENSION = re.compile(r"CREATE EXTENSION (IF NOT EXISTS )?\S")
 NO_TRANSACTION_LINE = re.compile(r"no-transaction", re.IGNORECASE)
 MINIMUM_VERSION = re.compile(r"minimum-version:(.*)", re.IGNORECASE)
 
@@ -69,7 +69,7 @@ def examine(migration: Migration, source: Source, contents: Contents) -> None:
         if message := refusal(statement, contents.transactional):
             contents.problems.append(excerpt(migration.filename, source, statement.start, message))
         if match := EXTENSION.match(statement.text):
-            contents.extensions.add(extension_name(match[1]))
+            contents.extensions.add(extension_name(statement.words[5 if match[1] else 2]))
     if is_wrapped(control, contents):
         contents.wrapper = tuple(statement for _, statement in control)
         control = []
@@ -107,7 +107,7 @@ def refusal(statement: Statement, transactional: bool) -> str | None:
     if UNNAMED_INDEX.match(text):
         return "an index that is built concurrently needs a name here, so that a run that was cut off can go on"
     if transactional and (match := OUTSIDE.match(text)):
-        return f"{match[0]} cannot run inside a transaction; {NO_TRANSACTION}"
+        return f"{match[0].strip()} cannot run inside a transaction; {NO_TRANSACTION}"
     return None
 
 

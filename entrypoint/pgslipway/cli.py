@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from . import __version__, errors
-from .config import SETTINGS
+from .config import SETTINGS, redact
 from .errors import BadConfiguration, SlipwayError
 
 COMMANDS = {
@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise BadConfiguration instead of leaving with exit code 2."""
-        raise BadConfiguration(f"{message}; see pgslipway --help")
+        raise BadConfiguration(f"{redact(message)}; see pgslipway --help")
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
@@ -33,7 +33,10 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
 
     Raises BadConfiguration, and SystemExit after printing --help or --version.
     """
-    options = make_parser().parse_intermixed_args(arguments)
+    options, unknown = make_parser().parse_known_intermixed_args(arguments)
+    if unknown:  # their values are not shown: --password=… is one of them
+        names = ", ".join(argument.partition("=")[0] for argument in unknown if argument.startswith("-"))
+        raise BadConfiguration(f"unknown arguments: {names or 'too many'}; see pgslipway --help")
     for name, command in OPTIONS.items():
         if getattr(options, name) and command != options.command:
             shown = "a folder" if name == "folder" else f"--{name.replace('_', '-')}"

@@ -32,7 +32,7 @@ LIBPQ = (
 )
 """The settings that say where Postgres is; asyncpg reads all but the first from the environment by itself."""
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-FILES = {"PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY", "PGSSLCRL"}
+FILES = {"PGPASSFILE", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY", "PGSSLCRL"}
 LONGEST = 24 * 24 * 3600.0
 """Seconds; Postgres keeps its timeouts as milliseconds in a signed 32-bit number."""
 NAME_BYTES = 63
@@ -119,7 +119,8 @@ def from_environ(
     for variable in (*SETTINGS, *(LIBPQ if needs_database else ())):
         try:
             if value := flags.get(variable) or read(variable, environ):
-                values[variable] = parse(variable, value)
+                shown = variable in flags or bool(environ.get(variable))
+                values[variable] = parse(variable, value, shown=shown)
         except ValueError as problem:
             problems.append(str(problem))
     libpq = {variable: values.pop(variable) for variable in LIBPQ if variable in values}
@@ -156,14 +157,20 @@ def has_surrogates(text: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def parse(variable: str, value: str) -> Any:
-    """Return the typed value of a setting; a value from a file is not shown, since it may be secret."""
+def parse(variable: str, value: str, *, shown: bool) -> Any:
+    """Return the typed value of a setting. Raises ValueError; a value from a file is not `shown`: it may be secret."""
     if variable not in SETTINGS:
-        return value
+        return value.rstrip("\r\n") if variable == "DATABASE_URL" else value
     try:
         return SETTINGS[variable].metadata["parse"](value)
     except ValueError as expected:
-        raise ValueError(f"{variable}: expected {expected}, not {value[:100]!r}") from expected
+        instead = f", not {redact(value[:100])!r}" if shown else ""
+        raise ValueError(f"{variable}: expected {expected}{instead}") from expected
+
+
+def redact(text: str) -> str:
+    """Return `text` without what stands before the host in a URL, for messages about misplaced ones."""
+    return re.sub(r"://\S*@", "://…@", text)
 
 
 def check_libpq(libpq: dict[str, str]) -> Iterator[str]:
@@ -173,10 +180,7 @@ def check_libpq(libpq: dict[str, str]) -> Iterator[str]:
         del libpq["DATABASE_URL"]
         yield from url_problems
     given = libpq | url_parameters(libpq.get("DATABASE_URL"))
-    if not re.fullmatch(r"[0-9]{1,5}(,[0-9]{1,5})*", given.get("PGPORT", "5432")):
-        yield "PGPORT: expected a port number"
-    if given.get("PGPORT", "").count(",") not in {0, given.get("PGHOST", "").count(",")}:
-        yield "PGPORT: expected one port, or as many as there are hosts"
+    yield from check_hosts(given)
     if given.get("PGSSLMODE", "prefer") not in SSL_MODES:
         yield f"PGSSLMODE: expected {' or '.join(SSL_MODES)}"
     for variable in FILES & given.keys():
@@ -184,6 +188,16 @@ def check_libpq(libpq: dict[str, str]) -> Iterator[str]:
             yield f"{variable}: {given[variable]}: no such file"
     if not url_problems and not {"PGUSER", "PGSERVICE"} & given.keys() and not login_name():
         yield "PGUSER: not set, and this process's user id has no name; give PGUSER or the user in DATABASE_URL"
+
+
+def check_hosts(given: Mapping[str, str]) -> Iterator[str]:
+    """Yield what is wrong with the hosts and ports."""
+    if not all(map(is_port, given.get("PGPORT", "5432").split(","))):
+        yield "PGPORT: expected a port number"
+    if "@" in given.get("PGHOST", ""):
+        yield "PGHOST: expected a host name, without a user (PGUSER) and a password (PGPASSWORD)"
+    if given.get("PGPORT", "").count(",") not in {0, given.get("PGHOST", "").count(",")}:
+        yield "PGPORT: expected one port, or as many as there are hosts"
 
 
 def check_url(url: str | None) -> Iterator[str]:
@@ -206,9 +220,15 @@ def check_url(url: str | None) -> Iterator[str]:
         or parts.netloc.count("@") > 1
         or "@" in parts.path + parts.query + parts.fragment
         or parts.fragment
-        or not all(HOST.fullmatch(host) for host in hosts)
+        or not all((match := HOST.fullmatch(host)) and is_port((match[2] or ":1")[1:]) for host in hosts)
+        or any(character < " " for character in url)
     ):
         yield expected
+
+
+def is_port(text: str) -> bool:
+    """Tell whether `text` is the number of a TCP port."""
+    return text.isdecimal() and text.isascii() and 0 < int(text) < 65536
 
 
 def url_parameters(url: str | None) -> dict[str, str]:
@@ -226,7 +246,7 @@ def target(libpq: Mapping[str, str]) -> str:
     given = dict(libpq) | url_parameters(libpq.get("DATABASE_URL"))
     host = given.get("PGHOST", "localhost")
     port = "" if ":" in host else f":{given.get('PGPORT', '5432')}"
-    return f"{host}{port}/{given.get('PGDATABASE') or given.get('PGUSER', '')}"
+    return f"{host}{port}/{given.get('PGDATABASE', '')}"
 
 
 def host_list(libpq: Mapping[str, str]) -> tuple[list[str], list[int]]:

@@ -162,7 +162,7 @@ def verdict(error: BaseException) -> type[SlipwayError] | None:
             return by_sqlstate(error)
         case asyncpg.TargetServerAttributeNotMatched() | ssl.SSLEOFError() | ssl.SSLZeroReturnError():
             return DatabaseUnavailable
-        case asyncpg.ClientConfigurationError() | UnicodeError():
+        case asyncpg.ClientConfigurationError() | ValueError() | OverflowError():
             return BadConfiguration
         case asyncpg.InterfaceError() | asyncpg.InternalClientError():
             return AccessRefused if "authentication" in str(error) else DatabaseUnavailable
@@ -197,6 +197,8 @@ def describe(error: BaseException | None) -> str:
     if error is None:
         return "no answer"
     error = root(error)
+    if isinstance(error, ValueError | OverflowError) and not isinstance(error, asyncpg.InterfaceError):
+        return "a connection setting cannot be used"  # Python's own text may quote a piece of a password
     if isinstance(error, TimeoutError) and not error.errno:
         return "no answer in time"
     if isinstance(error, ConnectionError) and error.errno:

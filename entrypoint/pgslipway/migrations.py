@@ -84,7 +84,7 @@ def load(path: Path) -> Migration:
     shown = path.name if path.name.isprintable() else ascii(path.name)
     if not match or not path.name.isprintable():
         raise BadMigrations(f"{shown}: not a migration's name; {HOW_TO_NAME}")
-    version = int(match["version"][:20])
+    version = int(match["version"])
     if version > LARGEST_VERSION:
         raise BadMigrations(f"{shown}: the version is too large; the largest is {LARGEST_VERSION}")
     if not path.is_file():

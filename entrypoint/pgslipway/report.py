@@ -116,8 +116,10 @@ def set_up_logging(config: Config) -> None:
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if is_json else TextFormatter())
-    root = logging.getLogger("pgslipway")
-    root.handlers = [handler]
-    root.setLevel(logging.INFO)
-    root.propagate = False
+    logging.captureWarnings(capture=True)  # the driver's, about a password file that others can read
+    for name in (__package__, "py.warnings"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
     logging.raiseExceptions = False  # a closed stderr is no reason to stop

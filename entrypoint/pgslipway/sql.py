@@ -13,22 +13,24 @@ from dataclasses import dataclass, field
 from .migrations import Source
 
 E_STRING = rb"'(?:[^'\\]++|''|\\.)*+'"
+NEXT_LINE = rb"(?:(?:[ \t\f\v]|--[^\r\n]*+)*+[\r\n](?:\s|--[^\r\n]*+[\r\n])*+)"
+"""What may stand between the pieces of a string: with a line end in it they are one string."""
 TOKEN = re.compile(
     rb"""
     (?P<space>\s++)
   | (?P<line>--[^\r\n]*+)
   | (?P<block>/\*)
   | (?P<string>'[^']*+(?:''[^']*+)*+'
-      | [eE]%(e)s (?:(?:[ \t\f\v]|--[^\r\n]*+)*+ [\r\n] (?:\s|--[^\r\n]*+[\r\n])*+ %(e)s)*+)
+      | [eE]%(e)s (?:%(gap)s %(e)s)*+ (?!%(gap)s'))
   | (?P<name>"[^"]*+(?:""[^"]*+)*+")
+  | (?P<stray>[eE]'|['"\\])
   | (?P<word>[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*+)
   | (?P<dollar>\$(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*+)?\$)
   | (?P<group>\((?:[^()'"$\\;/eE-]++|[eE](?!')|-(?!-)|/(?!\*)|'[^']*+')*+\))  # a simple list, whole: 5 times as fast
   | (?P<open>\() | (?P<close>\)) | (?P<end>;)
-  | (?P<stray>['"\\])
   | (?P<other>[0-9][0-9A-Za-z_.]*+ | \$[0-9]++ | [][,.+*<>=%%^&|~!@\#?:{}`]++ | .)
     """
-    % {b"e": E_STRING},
+    % {b"e": E_STRING, b"gap": NEXT_LINE},
     re.VERBOSE | re.DOTALL,
 )
 COMMENT_EDGE = re.compile(rb"/\*|\*/")
@@ -42,8 +44,9 @@ WORDS = 64
 TOLD_BY_OPTIONS = ("REINDEX", "CREATE SUBSCRIPTION")
 """The statements whose options in parentheses decide whether they can run in a transaction."""
 ROUTINE = {"FUNCTION", "PROCEDURE"}
+STATEMENT_ENDS = b";"
 BLANK = {"space", "line", "block"}
-SPEAKING = {"word", "name", "group", "other"}
+SPEAKING = {"word", "name", "group", "end"}
 """The kinds of token whose text matters."""
 WORD = re.compile(rb'"[^"]*+(?:""[^"]*+)*+"|[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*+')
 
@@ -67,8 +70,8 @@ class Statement:
 
     @property
     def text(self) -> str:
-        """The words, one space between them."""
-        return " ".join(self.words)
+        """The words with one space between them; a quoted name, which could say anything, is ""."""
+        return " ".join('""' if word.startswith('"') else word for word in self.words)
 
 
 def tokens(source: Source) -> Iterator[tuple[str, int, int]]:
@@ -81,7 +84,7 @@ def tokens(source: Source) -> Iterator[tuple[str, int, int]]:
         elif kind == "dollar":
             end = end_of_dollar_quote(source, match)
         elif kind == "stray":
-            raise SqlError(position, STRAY[match.group()])
+            raise SqlError(position, STRAY[match.group()[-1:]])
         yield kind, position, end
         position = end
 
@@ -101,7 +104,9 @@ def end_of_dollar_quote(source: Source, opening: re.Match[bytes]) -> int:
     tag = opening.group()
     end = source.find(tag, opening.end())
     if end < 0:
-        raise SqlError(opening.start(), f"the string that begins here is never closed with {tag.decode()}")
+        raise SqlError(
+            opening.start(), f"the string that begins here is never closed with {tag.decode(errors='replace')}"
+        )
     return end + len(tag)
 
 
@@ -129,15 +134,15 @@ class Draft:
     end: int = 0
     depth: int = 0
     """Open parentheses."""
-    body: int = 0
-    """Open BEGIN ATOMIC and CASE in the body of a function."""
+    in_body: bool = False
+    """Between BEGIN ATOMIC and the END that closes it, the only one to stand where a statement would begin."""
     last: bytes = b""
     words: list[str] = field(default_factory=list)
 
     @property
     def is_open(self) -> bool:
         """Tell whether a semicolon belongs to the statement."""
-        return bool(self.depth or self.body)
+        return self.depth > 0 or self.in_body
 
     def statement(self) -> Statement:
         """Return the finished statement."""
@@ -151,25 +156,29 @@ class Draft:
             self.depth = max(0, self.depth - 1)
         elif kind == "word":
             token = token.upper()
-            self.body += self.body_step(token)
-        if len(self.words) < WORDS and kind in SPEAKING and self.is_told_by(kind):
-            self.words += [word.decode(errors="replace") for word in WORD.findall(token)]
+            if self.begins_body(token):
+                self.in_body, token = True, STATEMENT_ENDS
+            elif token == b"END" and self.last == STATEMENT_ENDS:
+                self.in_body = False
+        if len(self.words) < WORDS and self.is_told_by(kind):
+            self.words += [word_text(word) for word in WORD.findall(token)]
         self.last, self.end = token, end
 
     def is_told_by(self, kind: str) -> bool:
-        """Tell whether a word here says what the statement is: options in parentheses seldom do."""
-        return kind != "other" and (
-            (not self.depth and kind != "group") or " ".join(self.words[:2]).startswith(TOLD_BY_OPTIONS)
-        )
+        """Tell whether a token of this kind says here what the statement is: options in parentheses seldom do."""
+        if kind in {"word", "name"} and not self.depth:
+            return True
+        return kind in {"word", "name", "group"} and " ".join(self.words[:2]).startswith(TOLD_BY_OPTIONS)
 
-    def body_step(self, word: bytes) -> int:
-        """Tell how `word` changes the depth of a BEGIN ATOMIC body: CASE … END nests in it, labels do not count."""
-        if not self.body:
-            begins = self.last == b"BEGIN" and word == b"ATOMIC"
-            return int(begins and self.words[:1] == ["CREATE"] and not ROUTINE.isdisjoint(self.words[1:4]))
-        if self.last == b"AS" or self.last.endswith(b"."):
-            return 0
-        return {b"CASE": 1, b"END": -1}.get(word, 0)
+    def begins_body(self, word: bytes) -> bool:
+        """Tell whether `word` is the ATOMIC that opens the body of a function."""
+        is_routine = self.words[:1] == ["CREATE"] and not ROUTINE.isdisjoint(self.words[1:4])
+        return word == b"ATOMIC" and self.last == b"BEGIN" and is_routine and not self.in_body
+
+
+def word_text(word: bytes) -> str:
+    """Return a word as rules want it: upper case, but a quoted name as it stands."""
+    return (word if word.startswith(b'"') else word.upper()).decode(errors="replace")
 
 
 def leading_comments(source: Source) -> Iterator[str]:

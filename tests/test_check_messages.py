@@ -1,0 +1,190 @@
+"""What `check` says, word by word, and what it makes of the leading comment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pgslipway.check import Contents, check
+from pgslipway.migrations import Migration
+
+if TYPE_CHECKING:
+    from conftest import Folder, Slipway
+
+COPY = "COPY from or to the client needs a client's data stream; write INSERT … VALUES, or COPY a server file"
+PSQL = "psql's backslash commands are not SQL; write what the command does as SQL, or leave it out"
+NUL = "a NUL byte, which Postgres cannot store; remove it"
+MESSAGES = {
+    "psql-command": ("SELECT 1;\n\\d t\n", f"003_c.sql:2: {PSQL}\n  2 | \\d t\n    | ^"),
+    "psql-command-in-a-line": ("SELECT 1 \\gset", f"003_c.sql:1: {PSQL}\n  1 | SELECT 1 \\gset\n    |          ^"),
+    "copy-from-stdin": ("COPY t (a) FROM STDIN", f"003_c.sql:1: {COPY}\n  1 | COPY t (a) FROM STDIN\n    | ^"),
+    "copy-to-stdout": ("-- a\r\n copy t to stdout;\r\n", f"003_c.sql:2: {COPY}\n  2 |  copy t to stdout;\n    |  ^"),
+    "nul": ("SELECT 'é\0'", f"003_c.sql:1: {NUL}\n  1 | SELECT 'é\0'\n    |          ^"),
+    "string": (
+        "SELECT 1;\n\tSELECT 'a\n",
+        (
+            "003_c.sql:2: the string that begins here is never closed; a quote inside a string is written twice: ''\n"
+            "  2 | \tSELECT 'a\n"
+            "    | \t       ^"
+        ),
+    ),
+    "name": (
+        '\ufeffSELECT "a',
+        (
+            "003_c.sql:1: the quoted name that begins here is never closed; "
+            'a quote inside a name is written twice: ""\n'
+            '  1 | SELECT "a\n'
+            "    |        ^"
+        ),
+    ),
+    "dollars": (
+        "SELECT $é$ $$",
+        "003_c.sql:1: the string that begins here is never closed with $é$\n  1 | SELECT $é$ $$\n    |        ^",
+    ),
+    "comment": (
+        "\n" * 11 + "SELECT 'größe', /* /* */ 1",
+        (
+            "003_c.sql:12: the comment that begins here is never closed; comments nest: each /* needs its own */\n"
+            "  12 | SELECT 'größe', /* /* */ 1\n"
+            "     |                 ^"
+        ),
+    ),
+    "long-line": (
+        f"SELECT '{'a' * 200}'; COMMIT; SELECT '{'b' * 200}'",
+        (
+            "003_c.sql:1: COMMIT: a file is one transaction already; remove it (SAVEPOINT and ROLLBACK TO are fine)\n"
+            f"  1 | {'a' * 47}'; COMMIT; SELECT '{'b' * 84}\n"
+            f"    | {' ' * 50}^"
+        ),
+    ),
+    "concurrent-index-without-a-name": (
+        "-- no-transaction\nCREATE INDEX CONCURRENTLY ON t (a)",
+        (
+            "003_c.sql:2: an index that is built concurrently needs a name here, "
+            "so that a run that was cut off can go on\n"
+            "  2 | CREATE INDEX CONCURRENTLY ON t (a)\n"
+            "    | ^"
+        ),
+    ),
+    "transaction-control-outside": (
+        "-- no-transaction\nCOMMIT",
+        (
+            "003_c.sql:2: COMMIT: a file without a transaction cannot have transaction control; remove it\n"
+            "  2 | COMMIT\n"
+            "    | ^"
+        ),
+    ),
+    "minimum-version": (
+        "-- minimum-version: x",
+        "003_c.sql: minimum-version: x must be a version that is not above the file's own, 3",
+    ),
+}
+
+
+def look(text: str, version: int = 3) -> Contents:
+    return check(Migration(version=version, filename="003_c.sql", checksum="", path=Path()), text.encode())
+
+
+@pytest.mark.parametrize(("text", "message"), MESSAGES.values(), ids=MESSAGES)
+def test_problem_is_shown_with_its_line_and_a_caret(text: str, message: str) -> None:
+    contents = look(text)
+
+    assert contents.problems == [message]
+
+
+LICENCE = "/* Licensed under\n-- the terms; of\n*/\n"
+OPT_OUTS = {
+    "first-line": "-- no-transaction\nVACUUM",
+    "without-space": "--no-transaction\nVACUUM",
+    "upper-case": "-- NO-Transaction \t\nVACUUM",
+    "after-a-licence": f"{LICENCE}\n-- about\n--\n  -- no-transaction\nVACUUM",
+    "crlf": "-- about\r\n-- no-transaction\r\nVACUUM;\r\n",
+    "bom": "\ufeff-- no-transaction\nVACUUM",
+    "before-other-comments": "-- no-transaction\n-- minimum-version: 1\n-- why\nVACUUM",
+    "nothing-else": "-- no-transaction",
+}
+NOT_OPT_OUTS = {
+    "after-the-first-statement": "SELECT 1;\n-- no-transaction\n",
+    "after-a-semicolon": ";\n-- no-transaction\nSELECT 1",
+    "in-a-statement": "SELECT\n-- no-transaction\n1",
+    "in-a-block-comment": "/*\n-- no-transaction\n*/ SELECT 1",
+    "as-a-block-comment": "/* no-transaction */ SELECT 1",
+    "with-more-words": "-- no-transaction is needed here\nSELECT 1",
+    "misspelt": "-- no transaction\nSELECT 1",
+}
+
+
+@pytest.mark.parametrize("text", OPT_OUTS.values(), ids=OPT_OUTS)
+def test_leading_comment_opts_out_of_the_transaction(text: str) -> None:
+    contents = look(text)
+
+    assert (contents.transactional, contents.problems) == (False, [])
+
+
+@pytest.mark.parametrize("text", NOT_OPT_OUTS.values(), ids=NOT_OPT_OUTS)
+def test_comment_elsewhere_does_not_opt_out(text: str) -> None:
+    contents = look(text)
+
+    assert (contents.transactional, contents.problems) == (True, [])
+
+
+FLOORS = {
+    "own-version": ("-- minimum-version: 3", 3),
+    "lower": ("-- minimum-version: 2\nSELECT 1", 2),
+    "zeros": ("--minimum-version:002", 2),
+    "upper-case": ("-- Minimum-Version: 1", 1),
+    "crlf-after-a-licence": (f"{LICENCE}-- minimum-version: 3\r\nSELECT 1;\r\n", 3),
+    "none": ("SELECT 1", None),
+    "after-a-statement": ("SELECT 1;\n-- minimum-version: 3", None),
+    "in-a-sentence": ("-- the minimum-version: 3", None),
+}
+NOT_FLOORS = ["", "x", "4", "-1", "1.5", "2 3", "99999999999999999999", "\u0663", "0x1"]
+
+
+@pytest.mark.parametrize(("text", "floor"), FLOORS.values(), ids=FLOORS)
+def test_minimum_version_is_read(text: str, floor: int | None) -> None:
+    contents = look(text)
+
+    assert (contents.minimum_version, contents.problems) == (floor, [])
+
+
+@pytest.mark.parametrize("value", NOT_FLOORS)
+def test_minimum_version_that_cannot_be_is_refused(value: str) -> None:
+    contents = look(f"-- minimum-version: {value}\nSELECT 1")
+
+    assert contents.minimum_version is None
+    assert len(contents.problems) == 1
+
+
+def test_check_needs_no_database_and_names_every_problem(folder: Folder, slipway: Slipway) -> None:
+    migrations = folder({"001_a.sql": "SELECT 1;\n\tCOMMIT;", "002_b.sql": "SELECT 1", "003_c.sql": "SELECT '"})
+
+    finished = slipway("check", env={"DATABASE_URL": "nonsense"}, migrations=migrations)
+
+    assert finished.code == 21
+    assert finished.outcome is not None
+    assert finished.outcome["message"] == (
+        "001_a.sql:2: COMMIT: a file is one transaction already; remove it (SAVEPOINT and ROLLBACK TO are fine)\n"
+        "  2 | \tCOMMIT;\n"
+        "    | \t^\n"
+        "003_c.sql:1: the string that begins here is never closed; a quote inside a string is written twice: ''\n"
+        "  1 | SELECT '\n"
+        "    |        ^"
+    )
+
+
+SINCE = {"all": ((), 21), "since-the-bad-one": (("--since", "1"), 21), "since-the-next": (("--since=2",), 0),
+         "since-none": (("--since", "3"), 0), "since-nonsense": (("--since", "x"), 20)}  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "code"), SINCE.values(), ids=SINCE)
+def test_check_since_leaves_older_files_in_peace(
+    folder: Folder, slipway: Slipway, options: tuple[str, ...], code: int
+) -> None:
+    migrations = folder({"001_a.sql": "COMMIT", "002_b.sql": "SELECT 1"})
+
+    finished = slipway("check", *options, env={}, migrations=migrations)
+
+    assert finished.code == code, str(finished)

@@ -1,0 +1,250 @@
+"""The environment and the flags, as one value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgslipway.config import SETTINGS, Config, from_environ, target
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from conftest import Folder, Slipway
+
+VALUES: dict[str, tuple[str, object]] = {
+    "MIGRATE_DIR": ("/a b", Path("/a b")),
+    "MIGRATE_SCHEMA": ("Ops é", "Ops é"),
+    "MIGRATE_TABLE": ("t", "t"),
+    "MIGRATE_ROLE": ("owner", "owner"),
+    "MIGRATE_WAIT_TIMEOUT": ("3s", 3.0),
+    "MIGRATE_LOCK_TIMEOUT": ("2m", 120.0),
+    "MIGRATE_LOCK": ("transaction", "transaction"),
+    "MIGRATE_DDL_LOCK_TIMEOUT": ("0", 0.0),
+    "MIGRATE_DDL_RETRY": ("1h", 3600.0),
+    "MIGRATE_STATEMENT_TIMEOUT": ("1500ms", 1.5),
+    "MIGRATE_AHEAD": ("refuse", "refuse"),
+    "MIGRATE_OUT_OF_ORDER": ("refuse", "refuse"),
+    "MIGRATE_EDITED": ("warn", "warn"),
+    "MIGRATE_LOG_FORMAT": ("json", "json"),
+    "MIGRATE_TERMINATION_LOG": ("/tmp/log", Path("/tmp/log")),
+}
+DEFAULTS = {
+    "MIGRATE_DIR": Path("/migrations"),
+    "MIGRATE_SCHEMA": "public",
+    "MIGRATE_TABLE": "schema_migrations",
+    "MIGRATE_ROLE": None,
+    "MIGRATE_WAIT_TIMEOUT": 60.0,
+    "MIGRATE_LOCK_TIMEOUT": 600.0,
+    "MIGRATE_LOCK": "auto",
+    "MIGRATE_DDL_LOCK_TIMEOUT": 0.5,
+    "MIGRATE_DDL_RETRY": 300.0,
+    "MIGRATE_STATEMENT_TIMEOUT": 0.0,
+    "MIGRATE_AHEAD": None,
+    "MIGRATE_OUT_OF_ORDER": "allow",
+    "MIGRATE_EDITED": "refuse",
+    "MIGRATE_LOG_FORMAT": "auto",
+    "MIGRATE_TERMINATION_LOG": None,
+}
+MALFORMED = {
+    "MIGRATE_SCHEMA": "é" * 32,
+    "MIGRATE_TABLE": "t" * 58,
+    "MIGRATE_ROLE": "r" * 64,
+    "MIGRATE_WAIT_TIMEOUT": "soon",
+    "MIGRATE_LOCK_TIMEOUT": "-1s",
+    "MIGRATE_LOCK": "Session",
+    "MIGRATE_DDL_LOCK_TIMEOUT": "10",
+    "MIGRATE_DDL_RETRY": "5 m",
+    "MIGRATE_STATEMENT_TIMEOUT": "25d",
+    "MIGRATE_AHEAD": "yes",
+    "MIGRATE_OUT_OF_ORDER": "no",
+    "MIGRATE_EDITED": "allow",
+    "MIGRATE_LOG_FORMAT": "xml",
+}
+EXPECTED = """\
+MIGRATE_SCHEMA: expected a name of at most 63 bytes, not 'éééééééééééééééééééééééééééééééé'
+MIGRATE_TABLE: expected a name of at most 57 bytes, not 'tttttttttttttttttttttttttttttttttttttttttttttttttttttttttt'
+MIGRATE_ROLE: expected a name of at most 63 bytes, not \
+'rrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrr'
+MIGRATE_WAIT_TIMEOUT: expected a duration such as 500ms, 5s or 10m, at most 24 days, or 0, not 'soon'
+MIGRATE_LOCK_TIMEOUT: expected a duration such as 500ms, 5s or 10m, at most 24 days, or 0, not '-1s'
+MIGRATE_LOCK: expected auto or session or transaction, not 'Session'
+MIGRATE_DDL_LOCK_TIMEOUT: expected a duration such as 500ms, 5s or 10m, at most 24 days, or 0, not '10'
+MIGRATE_DDL_RETRY: expected a duration such as 500ms, 5s or 10m, at most 24 days, or 0, not '5 m'
+MIGRATE_STATEMENT_TIMEOUT: expected a duration such as 500ms, 5s or 10m, at most 24 days, or 0, not '25d'
+MIGRATE_AHEAD: expected allow or refuse, not 'yes'
+MIGRATE_OUT_OF_ORDER: expected allow or refuse, not 'no'
+MIGRATE_EDITED: expected refuse or warn, not 'allow'
+MIGRATE_LOG_FORMAT: expected auto or text or json, not 'xml'"""
+URL = "postgresql://bob:secret@db:5433/shop"
+
+
+def value_of(config: Config, variable: str) -> object:
+    return getattr(config, SETTINGS[variable].name)
+
+
+def flag(variable: str) -> str:
+    return "--" + variable.removeprefix("MIGRATE_").lower().replace("_", "-")
+
+
+def test_every_setting_is_in_these_tests() -> None:
+    assert set(VALUES) == set(DEFAULTS) == set(SETTINGS)
+
+
+@pytest.mark.parametrize("environ", [{}, dict.fromkeys(VALUES, "")], ids=["unset", "empty"])
+def test_setting_that_is_not_given_has_its_default(environ: dict[str, str]) -> None:
+    config = from_environ(environ, {}, needs_database=False)
+
+    assert {variable: value_of(config, variable) for variable in SETTINGS} == DEFAULTS
+    assert config.problems == ()
+
+
+@pytest.mark.parametrize(("variable", "text", "value"), [(name, *pair) for name, pair in VALUES.items()], ids=VALUES)
+class TestSetting:
+    def test_is_read_from_the_environment(self, variable: str, text: str, value: object) -> None:
+        config = from_environ({variable: text}, {})
+
+        assert (value_of(config, variable), config.problems) == (value, ())
+
+    @pytest.mark.parametrize("end", ["", "\n", "\r\n"], ids=["no-line-end", "lf", "crlf"])
+    def test_is_read_from_a_file(self, tmp_path: Path, variable: str, text: str, value: object, end: str) -> None:
+        (tmp_path / "value").write_bytes(f"{text}{end}".encode())
+
+        config = from_environ({f"{variable}_FILE": str(tmp_path / "value"), variable: ""}, {})
+
+        assert (value_of(config, variable), config.problems) == (value, ())
+
+    def test_flag_wins(self, variable: str, text: str, value: object) -> None:
+        config = from_environ({variable: MALFORMED.get(variable, "/other")}, {variable: text})
+
+        assert (value_of(config, variable), config.problems) == (value, ())
+
+    def test_empty_flag_counts_as_unset(self, variable: str, text: str, value: object) -> None:
+        config = from_environ({variable: text}, {variable: ""})
+
+        assert value_of(config, variable) == value
+
+
+@pytest.mark.parametrize("variable", [*VALUES, "DATABASE_URL", "PGPASSWORD", "PGHOST"])
+def test_setting_that_is_given_twice_is_refused(tmp_path: Path, variable: str) -> None:
+    (tmp_path / "value").write_text("x")
+
+    config = from_environ({variable: "x", f"{variable}_FILE": str(tmp_path / "value")}, {})
+
+    assert config.problems == (f"{variable} and {variable}_FILE are both set; keep one of them",)
+
+
+def test_every_malformed_setting_is_named_at_once(folder: Folder, slipway: Slipway) -> None:
+    finished = slipway("up", env=MALFORMED | {"PGPORT": "x", "DATABASE_URL": "mysql://h"}, migrations=folder({}))
+
+    assert finished.code == 20
+    assert finished.outcome is not None
+    assert finished.outcome["message"] == (
+        f"{EXPECTED}\n"
+        "DATABASE_URL: expected postgresql://user@host:port/database (the value is not shown: it may hold a password); "
+        "give a password with special characters as PGPASSWORD or PGPASSWORD_FILE\n"
+        "PGPORT: expected a port number"
+    )
+
+
+def test_flag_is_called_like_its_variable(folder: Folder, slipway: Slipway) -> None:
+    flags = [f"{flag(variable)}={text}" for variable, text in MALFORMED.items()]
+
+    finished = slipway("check", *flags, env={}, migrations=folder({"1_a.sql": ""}))
+
+    assert finished.code == 20
+    assert finished.outcome is not None
+    assert finished.outcome["message"] == EXPECTED
+
+
+DURATIONS: dict[str, float] = {
+    "0": 0, "0s": 0, "1ms": 0.001, "500ms": 0.5, "5s": 5, "1.5s": 1.5, "10m": 600, "0.5h": 1800, "007s": 7,
+    "576h": 24 * 24 * 3600,
+}  # fmt: skip
+BAD_DURATIONS = [
+    "5", "1", "00", "0.0", "-1s", "+1s", "1 s", " 1s", "1s ", "1S", "1M", "1d", "s", ".5s", "1.s", "1e3s", "1,5s",
+    "1m30s", "inf", "nan", "577h", "9" * 12 + "h", "9" * 400 + "s", "\u0661s", "1s\n", "0x1s", "1µs", "none", "PT5S",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "seconds"), DURATIONS.items(), ids=DURATIONS)
+def test_duration_is_seconds(text: str, seconds: float) -> None:
+    config = from_environ({"MIGRATE_DDL_RETRY": text}, {})
+
+    assert (round(config.ddl_retry, 9), config.problems) == (seconds, ())
+
+
+@pytest.mark.parametrize("text", BAD_DURATIONS, ids=lambda text: ascii(text[:9]))
+def test_duration_that_is_none_is_refused(text: str) -> None:
+    config = from_environ({"MIGRATE_DDL_RETRY": text}, {})
+
+    expected = f"a duration such as 500ms, 5s or 10m, at most 24 days, or 0, not {text[:100]!r}"
+    assert config.problems == (f"MIGRATE_DDL_RETRY: expected {expected}",)
+
+
+FILES: dict[str, tuple[bytes | None, str]] = {
+    "missing": (None, "No such file or directory"),
+    "not-utf-8": (b"\xff", " is not UTF-8 text"),
+    "nul": (b"a\0b", "the value holds a NUL or bytes that are not UTF-8"),
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), FILES.values(), ids=FILES)
+def test_file_of_a_value_that_cannot_be_used_is_named(tmp_path: Path, content: bytes | None, reason: str) -> None:
+    path = tmp_path / "value"
+    if content is not None:
+        path.write_bytes(content)
+
+    config = from_environ({"PGPASSWORD_FILE": str(path), "MIGRATE_TABLE_FILE": str(path)}, {})
+
+    assert [problem.partition(":")[0].removesuffix("_FILE") for problem in config.problems] == [
+        "MIGRATE_TABLE",
+        "PGPASSWORD",
+    ]
+    assert all(problem.endswith(reason) for problem in config.problems)
+
+
+def test_only_one_line_end_is_dropped_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "password").write_bytes(b" pass\n\r\n\n")
+
+    config = from_environ({"PGPASSWORD_FILE": str(tmp_path / "password")}, {})
+
+    assert config.libpq["PGPASSWORD"] == " pass\n\r\n"
+
+
+TARGETS: dict[str, tuple[Mapping[str, str], str]] = {
+    "url": ({"DATABASE_URL": URL}, "db:5433/shop"),
+    "url-postgres": ({"DATABASE_URL": "postgres://bob:secret@db/shop"}, "db:5432/shop"),
+    "url-and-variables": ({"DATABASE_URL": "postgresql:///shop", "PGHOST": "db", "PGPORT": "1"}, "db:1/shop"),
+    "url-wins": ({"DATABASE_URL": URL, "PGHOST": "x", "PGDATABASE": "y", "PGUSER": "bob"}, "db:5433/shop"),
+    "url-parameters": (
+        {"DATABASE_URL": "postgresql://db/?user=bob&password=secret&port=7&dbname=shop"},
+        "db:7/shop",
+    ),
+    "url-encoded": ({"DATABASE_URL": "postgresql://b%6fb:se%63ret@db/sh%6fp"}, "db:5432/shop"),
+    "hosts": ({"DATABASE_URL": "postgresql://bob:secret@a:1,b:2/shop"}, "a:1,b:2/shop"),
+    "address": ({"DATABASE_URL": "postgresql://bob:secret@[::1]:6432/shop"}, "[::1]:6432/shop"),
+    "socket": ({"PGHOST": "/run/pg", "PGDATABASE": "shop", "PGPASSWORD": "secret"}, "/run/pg:5432/shop"),
+    "variables": ({"PGHOST": "db", "PGPORT": "1", "PGUSER": "bob", "PGDATABASE": "shop"}, "db:1/shop"),
+    "host-only": ({"PGHOST": "db", "PGUSER": "bob", "PGPASSWORD": "secret"}, "db:5432/"),
+    "url-without-database": ({"DATABASE_URL": "postgresql://bob:secret@db"}, "db:5432/"),
+}
+
+
+@pytest.mark.parametrize(("environ", "shown"), TARGETS.values(), ids=TARGETS)
+def test_target_is_host_port_and_database_and_nobody(environ: Mapping[str, str], shown: str) -> None:
+    config = from_environ(environ, {})
+
+    assert (config.problems, target(config.libpq)) == ((), shown)
+    assert "secret" not in repr(config)
+
+
+@given(st.dictionaries(st.sampled_from([*SETTINGS, "DATABASE_URL", "PGPORT", "PGSSLMODE"]), st.text(max_size=8)))
+def test_reading_settings_never_raises(environ: dict[str, Any]) -> None:
+    config = from_environ(environ, {})
+
+    assert all(problem.partition(":")[0].split()[0] in {*environ, "PGUSER"} for problem in config.problems)
