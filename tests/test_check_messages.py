@@ -21,7 +21,7 @@ MESSAGES = {
     "psql-command-in-a-line": ("SELECT 1 \\gset", f"003_c.sql:1: {PSQL}\n  1 | SELECT 1 \\gset\n    |          ^"),
     "copy-from-stdin": ("COPY t (a) FROM STDIN", f"003_c.sql:1: {COPY}\n  1 | COPY t (a) FROM STDIN\n    | ^"),
     "copy-to-stdout": ("-- a\r\n copy t to stdout;\r\n", f"003_c.sql:2: {COPY}\n  2 |  copy t to stdout;\n    |  ^"),
-    "nul": ("SELECT 'é\0'", f"003_c.sql:1: {NUL}\n  1 | SELECT 'é\0'\n    |          ^"),
+    "nul": ("SELECT 'é\0'", f"003_c.sql:1: {NUL}\n  1 | SELECT 'é�'\n    |          ^"),
     "string": (
         "SELECT 1;\n\tSELECT 'a\n",
         (

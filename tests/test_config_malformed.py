@@ -107,6 +107,8 @@ ARGUMENTS = {
     "as-an-unknown-flag-s-value": ["up", "--database-url", URL],
     "as-another-flag-s-value": ["up", "--lock", URL],
     "as-a-number": ["check", "--since", URL],
+    "as-the-command-with-a-space": [URL.replace("secret", " sec ret ")],
+    "as-another-flag-s-value-with-a-space": ["up", "--lock", URL.replace("secret", " sec ret ")],
 }
 
 

@@ -31,7 +31,11 @@ LIBPQ = (
     "PGGSSLIB",
 )
 """The settings that say where Postgres is; asyncpg reads all but the first from the environment by itself."""
-SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+CHOICES = {
+    "PGSSLMODE": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "PGSSLNEGOTIATION": ("postgres", "direct"),
+    "PGTARGETSESSIONATTRS": ("any", "primary", "standby", "read-write", "read-only", "prefer-standby"),
+}
 FILES = {"PGPASSFILE", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY", "PGSSLCRL"}
 LONGEST = 24 * 24 * 3600.0
 """Seconds; Postgres keeps its timeouts as milliseconds in a signed 32-bit number."""
@@ -170,7 +174,7 @@ def parse(variable: str, value: str, *, shown: bool) -> Any:
 
 def redact(text: str) -> str:
     """Return `text` without what stands before the host in a URL, for messages about misplaced ones."""
-    return re.sub(r"://\S*@", "://…@", text)
+    return re.sub(r"://.*@", "://…@", text, flags=re.DOTALL)
 
 
 def check_libpq(libpq: dict[str, str]) -> Iterator[str]:
@@ -181,8 +185,9 @@ def check_libpq(libpq: dict[str, str]) -> Iterator[str]:
         yield from url_problems
     given = libpq | url_parameters(libpq.get("DATABASE_URL"))
     yield from check_hosts(given)
-    if given.get("PGSSLMODE", "prefer") not in SSL_MODES:
-        yield f"PGSSLMODE: expected {' or '.join(SSL_MODES)}"
+    for variable, values in CHOICES.items():
+        if variable in given and given[variable] not in values:
+            yield f"{variable}: expected {' or '.join(values)}"
     for variable in FILES & given.keys():
         if not Path(given[variable]).is_file():
             yield f"{variable}: {given[variable]}: no such file"
@@ -238,7 +243,7 @@ def url_parameters(url: str | None) -> dict[str, str]:
     named = {"host": hosts, "user": user.partition(":")[0], "database": parts.path.removeprefix("/")}
     named = {key: unquote(value) for key, value in named.items() if value} | dict(parse_qsl(parts.query))
     named["database"] = named.get("dbname") or named.get("database", "")
-    return {f"PG{key.upper()}": value for key, value in named.items() if value}
+    return {f"PG{key.upper().replace('_', '')}": value for key, value in named.items() if value}
 
 
 def target(libpq: Mapping[str, str]) -> str:

@@ -162,12 +162,12 @@ def verdict(error: BaseException) -> type[SlipwayError] | None:
             return by_sqlstate(error)
         case asyncpg.TargetServerAttributeNotMatched() | ssl.SSLEOFError() | ssl.SSLZeroReturnError():
             return DatabaseUnavailable
+        case ssl.SSLError() | PermissionError():  # before ValueError, which a certificate's error is as well
+            return AccessRefused
         case asyncpg.ClientConfigurationError() | ValueError() | OverflowError():
             return BadConfiguration
         case asyncpg.InterfaceError() | asyncpg.InternalClientError():
             return AccessRefused if "authentication" in str(error) else DatabaseUnavailable
-        case ssl.SSLError() | PermissionError():
-            return AccessRefused
         case OSError():
             return AccessRefused if "rejected SSL upgrade" in str(error) else DatabaseUnavailable
     return None
@@ -197,7 +197,7 @@ def describe(error: BaseException | None) -> str:
     if error is None:
         return "no answer"
     error = root(error)
-    if isinstance(error, ValueError | OverflowError) and not isinstance(error, asyncpg.InterfaceError):
+    if isinstance(error, ValueError | OverflowError) and not isinstance(error, asyncpg.InterfaceError | OSError):
         return "a connection setting cannot be used"  # Python's own text may quote a piece of a password
     if isinstance(error, TimeoutError) and not error.errno:
         return "no answer in time"

@@ -7,6 +7,7 @@ import asyncpg
 
 from .migrations import Source
 
+UNPRINTABLE = re.compile(r"[^\t\x20-\x7e\xa0-\U0010ffff]")
 NEWLINE = re.compile(rb"\n")
 WIDTH = 100
 """Characters of a long line that are shown around the caret."""
@@ -29,7 +30,9 @@ def excerpt(filename: str, source: Source, offset: int, message: str) -> str:
     end = source.find(b"\n", offset)
     before = source[max(start, offset - 4 * WIDTH) : offset].decode(errors="ignore")[-WIDTH // 2 :]
     after = source[offset : min(end if end >= 0 else len(source), offset + 4 * WIDTH)].decode(errors="ignore")
-    before, line = (text.replace("\ufeff", "") for text in (before, before + after[:WIDTH]))
+    before, line = (
+        UNPRINTABLE.sub("�", text.rstrip("\r\n").replace("\ufeff", "")) for text in (before, before + after[:WIDTH])
+    )
     padding = re.sub(r"[^\t]", " ", before)
     margin = " " * len(str(number))
     return f"{filename}:{number}: {message}\n  {number} | {line.rstrip()}\n  {margin} | {padding}^"
