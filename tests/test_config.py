@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgslipway.config import SETTINGS, Config, from_environ, target
+from pgslipway.config import SETTINGS, Config, from_environ
+from pgslipway.libpq import target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from conftest import DOCUMENTED_CODES, INTERNAL_ERROR
 from pgslipway import program
-from pgslipway.config import SETTINGS, from_environ, target
+from pgslipway.config import SETTINGS, from_environ
+from pgslipway.libpq import target
 from servers import refusing
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from pgslipway import errors
-from pgslipway.config import LIBPQ, SETTINGS, Config, from_environ
+from pgslipway.config import SETTINGS, Config, from_environ
+from pgslipway.libpq import LIBPQ
 
 Json = dict[str, Any]
 

@@ -9,20 +9,22 @@ from types import FrameType
 from typing import NoReturn
 
 
-def interrupt() -> None:
-    """Stop what runs outside the event loop."""
-    raise KeyboardInterrupt
+def note() -> None:
+    """Do no more than note the signal: nothing runs yet that could be cancelled, or nothing any more."""
 
 
 class Stop:
-    """The handler of SIGINT and SIGTERM. As PID 1 Python ignores SIGTERM until there is one."""
+    """The handler of SIGINT and SIGTERM. As PID 1 Python ignores SIGTERM until there is one.
+
+    It raises nothing: an import that is broken off leaves modules with which nothing can be reported.
+    """
 
     def __init__(self) -> None:
         self.signum = 0
-        self.action: Callable[[], object] = interrupt
+        self.action: Callable[[], object] = note
 
     def __call__(self, signum: int, _: FrameType | None) -> None:
-        """Note the signal and stop what runs; a second signal changes nothing."""
+        """Note the signal and cancel what runs; a second signal changes nothing."""
         if not self.signum:
             self.signum = signum
             self.action()
@@ -35,15 +37,9 @@ signal.signal(signal.SIGTERM, stop)
 
 def main() -> NoReturn:
     """Run the command that the arguments and the environment ask for, and leave with its exit code."""
-    try:
-        from .program import run  # the imports are most of a start: a signal may come while they run
+    from .program import run  # most of a start; a signal that comes meanwhile is noted
 
-        code = run(sys.argv[1:], os.environ, stop)
-    except KeyboardInterrupt:
-        from .program import report_early_stop
-
-        code = report_early_stop(os.environ, stop.signum)
-    leave(code)
+    leave(run(sys.argv[1:], os.environ, stop))
 
 
 def leave(code: int) -> NoReturn:

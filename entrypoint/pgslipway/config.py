@@ -1,48 +1,18 @@
 """The environment and the flags, as one value; the only place that knows the names of the settings."""
 
-import getpass
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
-LIBPQ = (
-    "DATABASE_URL",
-    "PGHOST",
-    "PGPORT",
-    "PGUSER",
-    "PGPASSWORD",
-    "PGDATABASE",
-    "PGSSLMODE",
-    "PGSSLROOTCERT",
-    "PGSSLCERT",
-    "PGSSLKEY",
-    "PGSSLCRL",
-    "PGSSLNEGOTIATION",
-    "PGSSLMINPROTOCOLVERSION",
-    "PGSSLMAXPROTOCOLVERSION",
-    "PGTARGETSESSIONATTRS",
-    "PGPASSFILE",
-    "PGSERVICE",
-    "PGSERVICEFILE",
-    "PGKRBSRVNAME",
-    "PGGSSLIB",
-)
-"""The settings that say where Postgres is; asyncpg reads all but the first from the environment by itself."""
-CHOICES = {
-    "PGSSLMODE": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
-    "PGSSLNEGOTIATION": ("postgres", "direct"),
-    "PGTARGETSESSIONATTRS": ("any", "primary", "standby", "read-write", "read-only", "prefer-standby"),
-}
-FILES = {"PGPASSFILE", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY", "PGSSLCRL"}
+from . import libpq
+
 LONGEST = 24 * 24 * 3600.0
 """Seconds; Postgres keeps its timeouts as milliseconds in a signed 32-bit number."""
 NAME_BYTES = 63
 """Postgres cuts a longer name, NAMEDATALEN."""
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-HOST = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[^:\[\]]*)(:[0-9]{1,5})?")
 
 
 def duration(text: str) -> float:
@@ -103,6 +73,8 @@ class Config:
     log_format: str = setting(choice("auto", "text", "json"), "auto", "auto, text or json")
     termination_log: Path | None = setting(Path, None, "file for the outcome as JSON")
     libpq: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Where Postgres is, as PG* variables."""
+    server_settings: Mapping[str, str] = field(default_factory=dict, repr=False)
     in_kubernetes: bool = False
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -111,32 +83,47 @@ class Config:
 SETTINGS = {f"MIGRATE_{field.name.upper()}": field for field in fields(Config) if "parse" in field.metadata}
 
 
-def from_environ(
-    environ: Mapping[str, str], flags: Mapping[str, str], *, wait_timeout: float = 60.0, needs_database: bool = True
-) -> Config:
+def from_environ(environ: Mapping[str, str], flags: Mapping[str, str], *, needs_database: bool = True) -> Config:
     """Return the settings in `environ`, or in `flags` where they are there too; both by variable name.
 
     Never raises: what cannot be read is in the result's `problems`, all of it, and has its default instead.
     """
     problems: list[str] = []
     values: dict[str, Any] = {}
-    for variable in (*SETTINGS, *(LIBPQ if needs_database else ())):
+    for variable in (*SETTINGS, *(libpq.LIBPQ if needs_database else ())):
         try:
             if value := flags.get(variable) or read(variable, environ):
                 shown = variable in flags or bool(environ.get(variable))
                 values[variable] = parse(variable, value, shown=shown)
         except ValueError as problem:
             problems.append(str(problem))
-    libpq = {variable: values.pop(variable) for variable in LIBPQ if variable in values}
+    given: dict[str, str] = {variable: values.pop(variable) for variable in libpq.LIBPQ if variable in values}
+    server_settings: dict[str, str] = {}
     if needs_database:
-        problems += check_libpq(libpq)
+        try:
+            given, server_settings = libpq.merge(given)
+        except ValueError as problem:
+            problems.append(str(problem))
+            given[libpq.URL] = given["PGUSER"] = "unknown"  # what it says of them cannot be told
+        problems += libpq.problems(given)
+        problems += [f"{name}: not supported; give PGHOST and so on" for name in libpq.SERVICE if environ.get(name)]
     return Config(
-        **{"wait_timeout": wait_timeout} | {SETTINGS[variable].name: value for variable, value in values.items()},
-        libpq=libpq,
+        **{SETTINGS[variable].name: value for variable, value in values.items()},
+        libpq=given,
+        server_settings=server_settings,
         in_kubernetes="KUBERNETES_SERVICE_HOST" in environ,
         problems=tuple(problems),
         warnings=tuple(misspelt(environ)),
     )
+
+
+def from_keywords(**keywords: Any) -> Config:
+    """Return the settings given as keywords, timeouts as numbers of seconds. Raises ValueError for a bad one."""
+    for name, value in keywords.items():
+        text = f"{value:.9f}s" if isinstance(value, int | float) else value
+        if text is not None and not isinstance(text, Path):
+            parse(f"MIGRATE_{name.upper()}", text, shown=True)
+    return Config(**keywords)
 
 
 def read(variable: str, environ: Mapping[str, str]) -> str | None:
@@ -164,7 +151,7 @@ def has_surrogates(text: str) -> bool:
 def parse(variable: str, value: str, *, shown: bool) -> Any:
     """Return the typed value of a setting. Raises ValueError; a value from a file is not `shown`: it may be secret."""
     if variable not in SETTINGS:
-        return value.rstrip("\r\n") if variable == "DATABASE_URL" else value
+        return value
     try:
         return SETTINGS[variable].metadata["parse"](value)
     except ValueError as expected:
@@ -175,104 +162,6 @@ def parse(variable: str, value: str, *, shown: bool) -> Any:
 def redact(text: str) -> str:
     """Return `text` without what stands before the host in a URL, for messages about misplaced ones."""
     return re.sub(r"://.*@", "://…@", text, flags=re.DOTALL)
-
-
-def check_libpq(libpq: dict[str, str]) -> Iterator[str]:
-    """Yield what is wrong with the connection settings; a URL that cannot be used is taken out of `libpq`."""
-    url_problems = list(check_url(libpq.get("DATABASE_URL")))
-    if url_problems:
-        del libpq["DATABASE_URL"]
-        yield from url_problems
-    given = libpq | url_parameters(libpq.get("DATABASE_URL"))
-    yield from check_hosts(given)
-    for variable, values in CHOICES.items():
-        if variable in given and given[variable] not in values:
-            yield f"{variable}: expected {' or '.join(values)}"
-    for variable in FILES & given.keys():
-        if not Path(given[variable]).is_file():
-            yield f"{variable}: {given[variable]}: no such file"
-    if not url_problems and not {"PGUSER", "PGSERVICE"} & given.keys() and not login_name():
-        yield "PGUSER: not set, and this process's user id has no name; give PGUSER or the user in DATABASE_URL"
-
-
-def check_hosts(given: Mapping[str, str]) -> Iterator[str]:
-    """Yield what is wrong with the hosts and ports."""
-    if not all(map(is_port, given.get("PGPORT", "5432").split(","))):
-        yield "PGPORT: expected a port number"
-    if "@" in given.get("PGHOST", ""):
-        yield "PGHOST: expected a host name, without a user (PGUSER) and a password (PGPASSWORD)"
-    if given.get("PGPORT", "").count(",") not in {0, given.get("PGHOST", "").count(",")}:
-        yield "PGPORT: expected one port, or as many as there are hosts"
-
-
-def check_url(url: str | None) -> Iterator[str]:
-    """Yield what is wrong with a DATABASE_URL, without showing any of it."""
-    expected = (
-        "DATABASE_URL: expected postgresql://user@host:port/database (the value is not shown: it may hold a "
-        "password); give a password with special characters as PGPASSWORD or PGPASSWORD_FILE"
-    )
-    if url is None:
-        return
-    try:
-        parts = urlsplit(url)
-        parse_qsl(parts.query, strict_parsing=bool(parts.query))
-    except ValueError:
-        yield expected
-        return
-    hosts = parts.netloc.rpartition("@")[2].split(",")
-    if (
-        parts.scheme not in {"postgres", "postgresql"}
-        or parts.netloc.count("@") > 1
-        or "@" in parts.path + parts.query + parts.fragment
-        or parts.fragment
-        or not all((match := HOST.fullmatch(host)) and is_port((match[2] or ":1")[1:]) for host in hosts)
-        or any(character < " " for character in url)
-    ):
-        yield expected
-
-
-def is_port(text: str) -> bool:
-    """Tell whether `text` is the number of a TCP port."""
-    return text.isdecimal() and text.isascii() and 0 < int(text) < 65536
-
-
-def url_parameters(url: str | None) -> dict[str, str]:
-    """Return what a valid DATABASE_URL says, by the names of libpq's environment variables."""
-    parts = urlsplit(url or "")
-    user, _, hosts = parts.netloc.rpartition("@")
-    named = {"host": hosts, "user": user.partition(":")[0], "database": parts.path.removeprefix("/")}
-    named = {key: unquote(value) for key, value in named.items() if value} | dict(parse_qsl(parts.query))
-    named["database"] = named.get("dbname") or named.get("database", "")
-    return {f"PG{key.upper().replace('_', '')}": value for key, value in named.items() if value}
-
-
-def target(libpq: Mapping[str, str]) -> str:
-    """Return host, port and database for messages; never a user or a password."""
-    given = dict(libpq) | url_parameters(libpq.get("DATABASE_URL"))
-    host = given.get("PGHOST", "localhost")
-    port = "" if ":" in host else f":{given.get('PGPORT', '5432')}"
-    return f"{host}{port}/{given.get('PGDATABASE', '')}"
-
-
-def host_list(libpq: Mapping[str, str]) -> tuple[list[str], list[int]]:
-    """Return the hosts and their ports where several are given, else nothing: then asyncpg reads them by itself."""
-    given = dict(libpq) | url_parameters(libpq.get("DATABASE_URL"))
-    specs = [HOST.fullmatch(spec) for spec in given.get("PGHOST", "").split(",")]
-    ports = given.get("PGPORT", "5432").split(",") * len(specs)
-    found = [
-        (spec[1].strip("[]"), int((spec[2] or "")[1:] or port))
-        for spec, port in zip(specs, ports, strict=False)
-        if spec
-    ]
-    return ([host for host, _ in found], [port for _, port in found]) if len(found) > 1 else ([], [])
-
-
-def login_name() -> str | None:
-    """Return the name of the user that this process runs as, if the system knows one."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return None
 
 
 def misspelt(environ: Mapping[str, str]) -> Iterator[str]:

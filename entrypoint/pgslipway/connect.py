@@ -19,8 +19,9 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from .config import LIBPQ, Config, host_list, target
+from .config import Config
 from .errors import AccessRefused, BadConfiguration, DatabaseUnavailable, SlipwayError
+from .libpq import PG_VARIABLES, host_list, target
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Answer = TypeVar("Answer")
@@ -119,25 +120,25 @@ def pause(shortest: float, longest: float, limit: float) -> Callable[[RetryCallS
 async def open_connection(config: Config, first: int) -> Connection:
     """Open a connection, once. Poolers refuse start-up parameters and confuse prepared statements: none of them.
 
-    Of several hosts, the one numbered `first` (modulo their number) is asked first: asyncpg's timeout is for all
-    of them together, so a host that swallows packets would keep the others from ever being asked.
+    Everything but the hosts reaches asyncpg by its own PG* variables. Of several hosts, the one numbered `first`
+    (modulo their number) is asked first: asyncpg's timeout is for all of them together, so a host that swallows
+    packets would keep the others from ever being asked.
     """
     export(config.libpq)
     hosts, ports = host_list(config.libpq)
     first %= len(hosts) or 1
     return await asyncpg.connect(
-        config.libpq.get("DATABASE_URL"),
         host=hosts[first:] + hosts[:first] or None,
         port=ports[first:] + ports[:first] or None,
         timeout=ATTEMPT_TIMEOUT,
         statement_cache_size=0,
-        server_settings={"application_name": APPLICATION_NAME},
+        server_settings={**config.server_settings, "application_name": APPLICATION_NAME},
     )
 
 
 def export(libpq: Mapping[str, str]) -> None:
     """Make these the PG* variables of the process, which asyncpg reads by itself: an empty one as a value."""
-    for variable in LIBPQ:
+    for variable in PG_VARIABLES:
         os.environ.pop(variable, None)
     os.environ.update(libpq)
 

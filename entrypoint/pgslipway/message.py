@@ -55,7 +55,8 @@ def details(fields: dict[str, str]) -> Iterator[str]:
     for key in ("detail", "hint", "context"):
         if key in fields:
             yield f"{key}: {fields[key]}"
-    if hint := HINTS.get(fields.get("sqlstate", "")):
+    hint = HINTS.get(fields.get("sqlstate", ""))
+    if hint and (fields["sqlstate"] != "25001" or "transaction block" in fields.get("message", "")):
         yield f"hint: {hint}"
     names = [
         f"{kind} {fields[f'{kind}_name']}" for kind in ("table", "column", "constraint") if f"{kind}_name" in fields

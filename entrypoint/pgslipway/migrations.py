@@ -1,13 +1,15 @@
 """The folder of migrations: which files count, what they are called, and what is wrong with the rest."""
 
 import hashlib
+import io
 import mmap
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 from .errors import BadMigrations
 
@@ -37,14 +39,15 @@ class Migration:
         minutes, in which a mounted ConfigMap can change.
         """
         try:
-            if checksum(self.path) != self.checksum:
-                raise BadMigrations(f"{self.filename}: changed since this run began; run it again")
             with self.path.open("rb") as file:
-                if self.path.stat().st_size <= LARGE:
-                    return file.read()
-                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                is_large = os.fstat(file.fileno()).st_size > LARGE
+                source = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if is_large else file.read()
+                found = checksum(file if is_large else io.BytesIO(source))
         except (OSError, UnicodeDecodeError) as error:
             raise BadMigrations(f"{self.filename}: changed since this run began: {error}; run it again") from error
+        if found != self.checksum:
+            raise BadMigrations(f"{self.filename}: changed since this run began; run it again")
+        return source
 
 
 def discover(folder: Path) -> list[Migration]:
@@ -87,22 +90,24 @@ def load(path: Path) -> Migration:
     version = int(match["version"])
     if version > LARGEST_VERSION:
         raise BadMigrations(f"{shown}: the version is too large; the largest is {LARGEST_VERSION}")
-    if not path.is_file():
-        raise BadMigrations(f"{shown}: not a file; {path} must be a regular file or a link to one")
     try:
-        return Migration(version=version, filename=path.name, checksum=checksum(path), path=path)
+        if not path.is_file():
+            raise BadMigrations(f"{shown}: not a file; {path} must be a regular file or a link to one")
+        with path.open("rb") as file:
+            return Migration(version=version, filename=path.name, checksum=checksum(file), path=path)
     except OSError as error:
         raise BadMigrations(f"{shown}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise BadMigrations(f"{shown}:{undecodable_line(path)}: not UTF-8; save the file as UTF-8") from error
 
 
-def checksum(path: Path) -> str:
-    """Return the hexadecimal SHA-256 over the file's text, without a BOM and with LF line ends."""
+def checksum(file: BinaryIO) -> str:
+    """Return the hexadecimal SHA-256 over the text in `file`, without a BOM and with LF line ends."""
     digest = hashlib.sha256()
-    with path.open(encoding="utf-8-sig") as file:
-        while chunk := file.read(1 << 16):
-            digest.update(chunk.encode())
+    text = io.TextIOWrapper(file, encoding="utf-8-sig")
+    while chunk := text.read(1 << 16):
+        digest.update(chunk.encode())
+    text.detach()
     return digest.hexdigest()
 
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__package__)
 
-WAIT_TIMEOUT = 60.0
-"""Seconds; the default of MIGRATE_WAIT_TIMEOUT."""
 WITHOUT_DATABASE = {"check", "rehearse"}
 
 
@@ -44,7 +42,6 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], stop: "Stop") -> i
     except Exception as error:
         logger.exception("a bug in pgslipway; please report it with this traceback")
         exit_code, result, message = INTERNAL_ERROR, "internal error", f"{type(error).__name__}: {error}"
-    stop.action = ignore
     seconds = time.monotonic() - started
     return finish(
         Outcome(exit_code=exit_code, result=result, message=message, applied=applied, seconds=seconds), settings
@@ -55,10 +52,13 @@ async def execute(request: Request, stop: "Stop") -> str:
     """Run the command so that a signal cancels it. Raises BadConfiguration with everything that is wrong."""
     loop = asyncio.get_running_loop()
     command = asyncio.ensure_future(perform(request))
-    stop.action = lambda: loop.is_closed() or loop.call_soon_threadsafe(command.cancel)
+    unarmed, stop.action = stop.action, lambda: loop.call_soon_threadsafe(command.cancel)
     if stop.signum:
         command.cancel()
-    return await command
+    try:
+        return await command
+    finally:
+        stop.action = unarmed
 
 
 async def perform(request: Request) -> str:
@@ -80,14 +80,3 @@ def finish(outcome: Outcome, settings: Config) -> int:
         logger.error("exit %d: %s", outcome.exit_code, outcome.result)
     report.write_outcome(outcome, settings.termination_log)
     return outcome.exit_code
-
-
-def report_early_stop(environ: Mapping[str, str], signum: int) -> int:
-    """Report a signal that came before there was anything to cancel; return the exit code."""
-    stopped = Stopped(signum)
-    settings = config.from_environ(environ, {}, needs_database=False)
-    return finish(Outcome(exit_code=stopped.exit_code, result=stopped.result, message=str(stopped)), settings)
-
-
-def ignore() -> None:
-    """Let a signal pass: the outcome stands."""

@@ -66,8 +66,9 @@ def write_outcome(outcome: Outcome, path: Path | None) -> None:
     """Write the outcome to `path`, or to Kubernetes's default place if that exists; never fails."""
     if path is None and not TERMINATION_LOG.exists():
         return
+    path = path or TERMINATION_LOG
     try:
-        (path or TERMINATION_LOG).write_bytes(outcome.to_json())
+        path.write_bytes(outcome.to_json())
     except OSError as error:
         logging.getLogger(__name__).warning("%s: %s; the outcome was not written there", path, error.strerror)
 
@@ -75,7 +76,8 @@ def write_outcome(outcome: Outcome, path: Path | None) -> None:
 def show(text: str) -> None:
     """Print `text` to stdout; a reader that has gone away is no failure."""
     with suppress(BrokenPipeError):
-        sys.stdout.write(text + "\n")
+        encoding = sys.stdout.encoding or "utf-8"
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
 class TextFormatter(logging.Formatter):

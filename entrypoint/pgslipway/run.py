@@ -19,10 +19,11 @@ from tenacity import (
 from . import steps
 from .apply import Busy, Job, StartOver, apply, lost_while
 from .check import check
-from .config import Config, target
+from .config import Config
 from .connect import Connection, by_sqlstate, connect, reconnect
 from .errors import BadMigrations, DatabaseUnavailable, Locked, SlipwayError, TableBusy
 from .history import History
+from .libpq import target
 from .lock import Held, Reconnect, lock
 from .migrations import Migration
 from .plan import Plan, Policy, make_plan
