@@ -35,13 +35,17 @@ async def run_migrations(
     from pathlib import Path
 
     from .api import run_on_pool
-    from .config import Config
+    from .config import from_keywords
+    from .errors import BadConfiguration
     from .migrations import discover
     from .run import Run
 
-    config = Config(
-        dir=Path(migrations_dir), schema=schema, table=table, role=role, lock_timeout=lock_timeout,
-        ddl_lock_timeout=ddl_lock_timeout, ddl_retry=ddl_retry, statement_timeout=statement_timeout,
-        ahead=ahead, out_of_order=out_of_order, edited=edited,
-    )  # fmt: skip
+    try:
+        config = from_keywords(
+            dir=Path(migrations_dir), schema=schema, table=table, role=role, lock_timeout=lock_timeout,
+            ddl_lock_timeout=ddl_lock_timeout, ddl_retry=ddl_retry, statement_timeout=statement_timeout,
+            ahead=ahead, out_of_order=out_of_order, edited=edited,
+        )  # fmt: skip
+    except ValueError as error:
+        raise BadConfiguration(str(error)) from error
     return await run_on_pool(pool, Run(config, discover(config.dir)))

@@ -1,12 +1,15 @@
 """`run_migrations`: the image's own run, over a connection of the application's pool."""
 
+from contextlib import suppress
 from functools import partial
 
 import asyncpg
 
-from .connect import Connection, describe, verdict
-from .errors import DatabaseUnavailable
+from .connect import BROKEN, Connection, describe, verdict
+from .errors import BadConfiguration, DatabaseUnavailable
 from .run import Run, until_settled
+
+HAS_OTHER_ROLE = "SELECT 1 WHERE current_user <> session_user"
 
 
 async def run_on_pool(pool: "asyncpg.Pool[asyncpg.Record]", run: Run) -> list[str]:
@@ -22,13 +25,28 @@ async def migrate(pool: "asyncpg.Pool[asyncpg.Record]", run: Run) -> None:
     that was rolled back can leave a session that cannot create the extension any more.
     """
     try:
-        async with pool.acquire() as proxy:
-            connection: Connection = proxy  # type: ignore[assignment]  # it has the same methods
-            try:
-                if not await run.first_look(connection):
-                    await run.migrate(connection, None)
-            except BaseException:
-                connection.terminate()
-                raise
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-        raise (verdict(error) or DatabaseUnavailable)(f"the pool gives no connection: {describe(error)}") from error
+        proxy = await pool.acquire()
+    except BROKEN as error:
+        failure = verdict(error) or DatabaseUnavailable
+        raise failure(f"the pool gives no connection: {describe(error)}") from error
+    connection: Connection = proxy  # type: ignore[assignment]  # it has the same methods
+    try:
+        async with run.translated():
+            if not await run.first_look(connection):
+                await refuse_other_role(connection)
+                await run.migrate(connection, None)
+    except BaseException:
+        with suppress(asyncpg.InterfaceError):  # the driver may have given it up before us
+            connection.terminate()
+        raise
+    finally:
+        await pool.release(proxy)
+
+
+async def refuse_other_role(connection: Connection) -> None:
+    """Raise BadConfiguration for a connection that has taken another role."""
+    if await connection.execute(HAS_OTHER_ROLE) == "SELECT 1":
+        raise BadConfiguration(
+            "the pool's connections have taken another role, which the end of a file would reset; give run_migrations "
+            "the role as a keyword instead"
+        )

@@ -18,9 +18,9 @@ import asyncpg
 
 from .check import CONTROL, Contents
 from .config import Config
-from .connect import Connection, describe, root
-from .errors import AccessRefused, ConnectionLost, DatabaseUnavailable, HistoryConflict, MigrationFailed
-from .history import TRANSACTION_ENDED, History
+from .connect import BROKEN, Connection, describe, root
+from .errors import ConnectionLost, HistoryConflict, MigrationFailed
+from .history import ROW_REMOVED, TRANSACTION_ENDED, History
 from .lock import Held
 from .message import explain
 from .migrations import LARGE, Migration, Source
@@ -28,12 +28,20 @@ from .sql import milliseconds, statements
 
 logger = logging.getLogger(__name__)
 
+POOLED_STATE = "DEALLOCATE ALL; SELECT pg_catalog.pg_advisory_unlock_all();"
+"""What else a file may have left in the session; our own lock is on another connection there."""
 STOP_TIMEOUT = 4.0
 """Seconds that a rollback or the answer to COMMIT may take once we are to stop."""
 ORPHAN_CHECK = "2s"
 """How often the server looks whether we are still there while it works (client_connection_check_interval)."""
+TIMEOUTS = "('idle_in_transaction_session_timeout', 'transaction_timeout')"
+"""What a role may have set and would end a file that takes long; ours are the limits."""
 LOST = {"57P01", "57P02", "57P03", "25P03", "57P05"}
 """SQLSTATEs with which a server takes the connection away, besides class 08."""
+
+
+BUSY = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
+"""What passes when whoever uses the tables is done."""
 
 
 class StartOver(Exception):
@@ -75,7 +83,7 @@ async def apply(held: Held, job: Job) -> None:
         await record(held, job)
         with notices(connection, job.filename):
             await send(connection, job)
-        await commit(connection, job)
+            await commit(held, job)
 
 
 async def record(held: Held, job: Job) -> None:
@@ -84,7 +92,9 @@ async def record(held: Held, job: Job) -> None:
     begin = f"""
         BEGIN ISOLATION LEVEL READ COMMITTED;
         {job.history.set_role}
+        SELECT pg_catalog.set_config(name, '0', true) FROM pg_catalog.pg_settings WHERE name IN {TIMEOUTS};
         SET LOCAL client_connection_check_interval = '{ORPHAN_CHECK}';
+        SET LOCAL standard_conforming_strings = on;
         SET LOCAL lock_timeout = {milliseconds(config.ddl_lock_timeout)};
         SET LOCAL statement_timeout = {milliseconds(config.statement_timeout)};
         {job.history.record(job.migration, job.contents.minimum_version, held.condition)}"""
@@ -93,15 +103,16 @@ async def record(held: Held, job: Job) -> None:
             tag = await held.connection.execute(begin)
     except asyncpg.UniqueViolationError as error:
         raise StartOver(f"{job.filename} was applied by another runner") from error
-    except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
+    except (*BUSY, asyncpg.QueryCanceledError) as error:
         raise Busy("another runner is applying it", recording=True) from error
-    except (asyncpg.InsufficientPrivilegeError, asyncpg.InvalidParameterValueError) as error:
-        raise AccessRefused(f"{error}; recording {job.filename} needs INSERT on {job.history.name}") from error
-    except asyncpg.ReadOnlySQLTransactionError as error:
-        raise DatabaseUnavailable(f"{job.filename}: {error}; the server takes no writes: is it a standby?") from error
     except asyncpg.PostgresError as error:
-        raise HistoryConflict(f"{job.filename} cannot be recorded in {job.history.name}: {error}") from error
+        raise job.history.failure(error, f"{job.filename} could not be recorded") from error
     if tag == "INSERT 0 0":
+        if await held.connection.execute(f"SELECT 1 WHERE {held.condition}") == "SELECT 1":
+            raise HistoryConflict(
+                f"{job.filename} could not be recorded: a trigger or a row-level security policy on "
+                f"{job.history.name} lets no row in; remove it"
+            )
         raise StartOver("the migration lock was dropped")
 
 
@@ -112,10 +123,10 @@ async def send(connection: Connection, job: Job) -> None:
         try:
             async with lost_while(f"{job.filename} was not committed"):
                 await connection.execute(text)
-        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
+        except BUSY as error:
             raise Busy(str(error), recording=False) from error
         except asyncpg.PostgresError as error:
-            raise failed(explain(refusal(error), job.filename, source, start, text), job) from error
+            raise MigrationFailed(explain(server_error(error), job.filename, source, start, text)) from error
 
 
 def parts(source: Source, contents: Contents) -> Iterator[tuple[int, str]]:
@@ -137,7 +148,7 @@ def parts(source: Source, contents: Contents) -> Iterator[tuple[int, str]]:
     yield start, text[start:].decode()
 
 
-async def commit(connection: Connection, job: Job) -> None:
+async def commit(held: Held, job: Job) -> None:
     """Fire the deferred constraints, put session state back and commit.
 
     Once COMMIT is sent its answer is awaited, also when we are cancelled meanwhile.
@@ -147,29 +158,46 @@ async def commit(connection: Connection, job: Job) -> None:
         RESET SESSION AUTHORIZATION;
         {job.history.set_role}
         {job.history.verify(job.migration)};
+        CLOSE ALL;
+        UNLISTEN *;
+        {POOLED_STATE if held.is_pooled else ""}
         RESET ALL;
         DISCARD TEMP;
         COMMIT"""
     unknown = f"{job.filename} is either applied and recorded or neither; the next run will tell"
     try:
         async with lost_while(unknown):
-            await see_through(connection.execute(finish))
+            await see_through(held.connection.execute(finish), unknown)
+    except BUSY as error:
+        raise Busy(str(error), recording=False) from error
     except asyncpg.PostgresError as error:
-        if TRANSACTION_ENDED in str(error):
-            raise MigrationFailed(
-                f"{job.filename}: {TRANSACTION_ENDED}, or removed its own row from {job.history.name}; a part of "
-                "it may be committed: look at the schema, and take BEGIN, COMMIT and ROLLBACK out of the file"
-            ) from error
-        raise failed(explain(refusal(error), job.filename, b"", 0, ""), job) from error
+        raise MigrationFailed(commit_failure(error, job)) from error
 
 
-async def see_through(work: Awaitable[str]) -> None:
-    """Await `work` even if we are cancelled meanwhile, for STOP_TIMEOUT; the cancellation follows afterwards."""
+def commit_failure(error: asyncpg.PostgresError, job: Job) -> str:
+    """Say why the last message failed; the text that an error's position counts in is ours, not the file's."""
+    if TRANSACTION_ENDED in str(error):
+        return (
+            f"{job.filename}: {TRANSACTION_ENDED}, so a part of it is committed and it counts as applied: look at the "
+            "schema, mend it by hand, and take BEGIN, COMMIT and ROLLBACK out of the file"
+        )
+    if ROW_REMOVED in str(error):
+        return f"{job.filename}: {ROW_REMOVED}, {job.history.name}; a file must leave the history alone"
+    return explain(server_error(error), job.filename)
+
+
+async def see_through(work: Awaitable[str], unknown: str) -> None:
+    """Await `work` even if we are cancelled meanwhile, for STOP_TIMEOUT; the cancellation follows afterwards.
+
+    Logs `unknown` where the answer does not come in that time.
+    """
     task = asyncio.ensure_future(work)
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait({task}, timeout=STOP_TIMEOUT)
+        if not task.done():
+            logger.warning("COMMIT was not answered in time: %s", unknown)
         if not task.done() or task.exception():
             raise
         if current := asyncio.current_task():
@@ -183,9 +211,12 @@ async def rolled_back_on_failure(connection: Connection, filename: str) -> Async
     try:
         yield
     except BaseException as error:
-        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        in_transaction = connection.is_in_transaction()
+        with suppress(*BROKEN):
             await connection.execute("ROLLBACK", timeout=STOP_TIMEOUT)
-            if isinstance(error, asyncio.CancelledError):
+            if in_transaction and isinstance(error, MigrationFailed):
+                error.state = f"{filename} was rolled back"
+            elif in_transaction and isinstance(error, asyncio.CancelledError):
                 logger.warning("%s: cancelled and rolled back", filename)
         raise
 
@@ -195,7 +226,7 @@ async def lost_while(state: str) -> AsyncIterator[None]:
     """Translate a broken connection into ConnectionLost, which says what is known then: `state`."""
     try:
         yield
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except BROKEN as error:
         if is_lost(error):
             raise ConnectionLost(f"connection lost: {describe(error)}; {state}") from error
         raise
@@ -209,14 +240,9 @@ def is_lost(error: BaseException) -> bool:
     return True
 
 
-def refusal(error: asyncpg.PostgresError) -> asyncpg.PostgresError:
+def server_error(error: asyncpg.PostgresError) -> asyncpg.PostgresError:
     """Return what the server said: it may have closed the connection over it, which hides it in the cause."""
     return cause if isinstance(cause := root(error), asyncpg.PostgresError) else error
-
-
-def failed(text: str, job: Job) -> MigrationFailed:
-    """Return the failure of a file, with what it left behind."""
-    return MigrationFailed(f"{text}\n{job.filename} was rolled back")
 
 
 @contextmanager

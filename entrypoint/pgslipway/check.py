@@ -23,6 +23,15 @@ OUTSIDE = re.compile(
 """What Postgres refuses inside a transaction block (25001): PreventInTransactionBlock in its sources."""
 UNNAMED_INDEX = re.compile(r"CREATE (UNIQUE )?INDEX CONCURRENTLY ON\b")
 COPY = re.compile(r"COPY .*\b(FROM STDIN|TO STDOUT)\b")
+CONCURRENT_INDEX = re.compile(r"CREATE (UNIQUE )?INDEX CONCURRENTLY (IF NOT EXISTS )?\S")
+SETTING = re.compile(
+    rb"SET\s+(?:SESSION\s+|LOCAL\s+)?(client_encoding|standard_conforming_strings)\s*(?:=|\sTO\s)\s*'?([\w-]*)",
+    re.IGNORECASE,
+)
+ALLOWED = {
+    "client_encoding": ("utf8", "utf-8", "unicode"),
+    "standard_conforming_strings": ("on", "true", "yes", "1"),
+}
 EXTENSION = re.compile(r"CREATE EXTENSION (IF NOT EXISTS )?\S")
 NO_TRANSACTION_LINE = re.compile(r"no-transaction", re.IGNORECASE)
 MINIMUM_VERSION = re.compile(r"minimum-version:(.*)", re.IGNORECASE)
@@ -37,8 +46,17 @@ class Contents:
     wrapper: tuple[Statement, ...] = ()
     """The BEGIN and COMMIT around the whole file; they are not sent, since every file is a transaction."""
     count: int = 0
+    concurrent_indexes: set[str] = field(default_factory=set)
+    """The names of the indexes that it builds concurrently."""
     extensions: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
+
+    def note_names(self, statement: Statement) -> None:
+        """Keep the names of what `statement` makes, where they matter later."""
+        if match := EXTENSION.match(statement.text):
+            self.extensions.add(folded(statement.words[match[0].count(" ")]))
+        if match := CONCURRENT_INDEX.match(statement.text):
+            self.concurrent_indexes.add(folded(statement.words[match[0].count(" ")]))
 
 
 def check(migration: Migration, source: Source) -> Contents:
@@ -66,10 +84,9 @@ def examine(migration: Migration, source: Source, contents: Contents) -> None:
         contents.count += 1
         if CONTROL.match(statement.text):
             control.append((contents.count, statement))
-        if message := refusal(statement, contents.transactional):
+        if message := refusal(statement, source, contents.transactional):
             contents.problems.append(excerpt(migration.filename, source, statement.start, message))
-        if match := EXTENSION.match(statement.text):
-            contents.extensions.add(extension_name(statement.words[5 if match[1] else 2]))
+        contents.note_names(statement)
     if is_wrapped(control, contents):
         contents.wrapper = tuple(statement for _, statement in control)
         control = []
@@ -99,11 +116,15 @@ def read_directives(migration: Migration, source: Source, contents: Contents) ->
                 )
 
 
-def refusal(statement: Statement, transactional: bool) -> str | None:
+def refusal(statement: Statement, source: Source, transactional: bool) -> str | None:
     """Say why `statement` can never work in such a file and what to write instead, or None."""
     text = statement.text
     if COPY.match(text):
         return "COPY from or to the client needs a client's data stream; write INSERT … VALUES, or COPY a server file"
+    if text.startswith("SET ") and (given := SETTING.match(source[statement.start : statement.end])):
+        setting, value = given[1].decode().lower(), given[2].decode().lower()
+        if value not in ALLOWED[setting]:
+            return f"the file is read and sent with {setting} = {ALLOWED[setting][0]}; remove this line"
     if UNNAMED_INDEX.match(text):
         return "an index that is built concurrently needs a name here, so that a run that was cut off can go on"
     if transactional and (match := OUTSIDE.match(text)):
@@ -130,6 +151,6 @@ def is_wrapped(control: list[tuple[int, Statement]], contents: Contents) -> bool
     )
 
 
-def extension_name(word: str) -> str:
-    """Return the name of an extension as Postgres folds it."""
+def folded(word: str) -> str:
+    """Return the name that a word stands for, as Postgres folds it."""
     return word[1:-1].replace('""', '"') if word.startswith('"') else word.lower()

@@ -1,6 +1,6 @@
 """The commands: each takes the settings, does its work and returns the last line of a success."""
 
-import logging
+import asyncio
 import tempfile
 import warnings
 from argparse import Namespace
@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from . import libpq
 from . import status as rows_of
 from .check import check as check_file
 from .config import Config
@@ -18,8 +19,6 @@ from .plan import Plan, make_plan, names
 from .report import show
 from .run import Run
 from .run import up as run_up
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +53,7 @@ async def plan(request: Request) -> str:
     """Show what `up` would do. Raises what `up` would refuse with."""
     run = Run(request.config, discover(request.config.dir))
     async with connect(request.config, run.history_as_login.read) as (connection, history):
-        plan = make_plan(run.migrations, history)
-        for warning in plan.warnings():
-            logger.warning(warning)
-        plan.refuse(run.policy)
-        jobs = await run.preflight(connection, plan.pending)
+        jobs = await run.preview(connection, history)
     for job in jobs:
         how = "in a transaction" if job.contents.transactional else "without a transaction"
         show(f"apply {job.filename} ({count(job.contents.count, 'statement')}, {how})")
@@ -69,7 +64,10 @@ async def check(request: Request) -> str:
     """Check what can be known from the files alone. Raises BadMigrations with all problems."""
     migrations = discover(request.config.dir)
     chosen = [migration for migration in migrations if migration.version >= (request.options.since or 0)]
-    problems = [problem for migration in chosen for problem in check_file(migration, migration.read()).problems]
+    problems = []
+    for migration in chosen:
+        problems += check_file(migration, migration.read()).problems
+        await asyncio.sleep(0)  # a signal may come while many files are read
     if problems:
         raise BadMigrations("\n".join(problems))
     return f"checked {count(len(chosen), 'migration')}: nothing wrong"
@@ -81,7 +79,8 @@ async def rehearse(request: Request) -> str:
     start = embedded_server()
     export({})  # the server that is started below would take over PGPORT and its like
     with tempfile.TemporaryDirectory() as folder, start(f"{folder}/data") as server:
-        config = replace(request.config, dir=migrations_dir, role=None, libpq={"DATABASE_URL": server.get_uri()})
+        where, _ = libpq.merge({libpq.URL: server.get_uri()})
+        config = replace(request.config, dir=migrations_dir, role=None, libpq=where)
         await up(replace(request, config=config))
         show(rows_of.to_table(rows_of.rows(await read_plan(config))))
     return f"rehearsed {count(len(request.applied), 'migration')} on an embedded Postgres, which is gone again"

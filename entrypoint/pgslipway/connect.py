@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import re
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -28,6 +29,10 @@ Answer = TypeVar("Answer")
 logger = logging.getLogger(__name__)
 
 APPLICATION_NAME = "pgslipway"
+BROKEN = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+"""What asyncpg raises when a connection breaks, among what it raises otherwise."""
+KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6}
+"""Seconds, seconds and tries after which a peer that went away without a word counts as gone."""
 ATTEMPT_TIMEOUT = 10.0
 """Seconds for one attempt: a server or pooler that accepts and then says nothing is tried anew after that."""
 LAST_ATTEMPT = 0.25
@@ -35,6 +40,8 @@ LAST_ATTEMPT = 0.25
 CLOSE_TIMEOUT = 2.0
 HEALING = {"08", "25", "40", "53", "57", "58", "XX"}
 """Classes of SQLSTATE that may pass: connection, read-only, conflict, resources, operator, system, internal."""
+CERTIFICATE_FILES = {"PEM", "X509"}
+"""The parts of OpenSSL that complain when a certificate's file is none."""
 POOLER_REFUSES = re.compile(r"unsupported|no such|auth|not allowed|SSL|TLS", re.IGNORECASE)
 """What PgBouncer says (with 08P01 for everything) when trying again cannot help."""
 
@@ -127,13 +134,25 @@ async def open_connection(config: Config, first: int) -> Connection:
     export(config.libpq)
     hosts, ports = host_list(config.libpq)
     first %= len(hosts) or 1
-    return await asyncpg.connect(
+    connection = await asyncpg.connect(
         host=hosts[first:] + hosts[:first] or None,
         port=ports[first:] + ports[:first] or None,
         timeout=ATTEMPT_TIMEOUT,
         statement_cache_size=0,
         server_settings={**config.server_settings, "application_name": APPLICATION_NAME},
     )
+    keep_alive(connection)
+    return connection
+
+
+def keep_alive(connection: Connection) -> None:
+    """Have the kernel notice a peer that is gone, for statements and waits that take hours; asyncpg does not."""
+    peer = connection._transport.get_extra_info("socket")  # type: ignore[attr-defined]  # there is no public way
+    if peer is not None and peer.family != socket.AF_UNIX:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in KEEPALIVE.items():
+            if hasattr(socket, option):
+                peer.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 def export(libpq: Mapping[str, str]) -> None:
@@ -147,7 +166,7 @@ async def close(connection: Connection) -> None:
     """Close `connection`, politely where the server answers."""
     try:
         await connection.close(timeout=CLOSE_TIMEOUT)
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    except BROKEN:
         connection.terminate()
 
 
@@ -164,7 +183,7 @@ def verdict(error: BaseException) -> type[SlipwayError] | None:
         case asyncpg.TargetServerAttributeNotMatched() | ssl.SSLEOFError() | ssl.SSLZeroReturnError():
             return DatabaseUnavailable
         case ssl.SSLError() | PermissionError():  # before ValueError, which a certificate's error is as well
-            return AccessRefused
+            return BadConfiguration if getattr(error, "library", None) in CERTIFICATE_FILES else AccessRefused
         case asyncpg.ClientConfigurationError() | ValueError() | OverflowError():
             return BadConfiguration
         case asyncpg.InterfaceError() | asyncpg.InternalClientError():
@@ -183,7 +202,7 @@ def by_sqlstate(error: asyncpg.PostgresError) -> type[SlipwayError]:
         return BadConfiguration if "unsupported startup" in str(error) else AccessRefused
     if state in {"42704", "22023"}:
         return BadConfiguration
-    return DatabaseUnavailable if state[:2] in HEALING else AccessRefused
+    return DatabaseUnavailable if state[:2] in HEALING or state == "55P03" else AccessRefused
 
 
 def root(error: BaseException) -> BaseException:

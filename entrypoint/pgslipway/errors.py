@@ -29,6 +29,12 @@ class SlipwayError(Exception):
 
     exit_code: int
     result: ClassVar[str]
+    state = ""
+    """What became of the file that ran, once that is known."""
+
+    def __str__(self) -> str:
+        """Return the message, and what became of the file."""
+        return f"{super().__str__()}\n{self.state}" if self.state else super().__str__()
 
 
 class DatabaseUnavailable(SlipwayError):

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from .connect import Connection
-from .errors import AccessRefused, HistoryConflict
+from .connect import HEALING, Connection
+from .errors import AccessRefused, DatabaseUnavailable, HistoryConflict, SlipwayError
 from .migrations import Migration
 from .plan import Applied
 from .sql import milliseconds, quote_array, quote_literal, quote_name
@@ -32,15 +32,26 @@ UNREADABLE = (
     asyncpg.UndefinedColumnError,
     asyncpg.InvalidSchemaNameError,
     asyncpg.CannotCoerceError,
+    asyncpg.WrongObjectTypeError,
     asyncpg.DataError,
 )
 """What asking a table fails with that is not there, was taken over, or belongs to another tool."""
+LOOK = "SET LOCAL lock_timeout = '5s';"
+"""Bounds how long a look at the table may wait for somebody who has locked it."""
 HAS_SCHEMA = "SELECT true FROM pg_catalog.pg_namespace WHERE nspname = $1"
 CREATE = """CREATE TABLE {table} (
     version {integer} PRIMARY KEY, filename TEXT NOT NULL, applied_at TIMESTAMPTZ DEFAULT NOW(),
     checksum TEXT, minimum_version BIGINT)"""
 TRANSACTION_ENDED = "this file ended the transaction it ran in"
-"""Not the name of any parameter, so that setting it fails, with this text in the error."""
+ROW_REMOVED = "this file removed its own row from the history"
+"""Neither is the name of a parameter, so that setting it fails, with this text in the error."""
+TYPES = {
+    "version": {"smallint", "integer", "bigint"},
+    "filename": {"text", "character varying"},
+    "applied_at": {"timestamp with time zone"},
+    "checksum": {"text"},
+    "minimum_version": {"bigint"},
+}
 OURS = {"checksum": "TEXT", "minimum_version": "BIGINT"}
 """Our own columns: nullable, added to a table that lacks them."""
 
@@ -82,7 +93,7 @@ class History:
         versions = quote_array(str(migration.version) for migration in migrations)
         checksums = quote_array(migration.checksum for migration in migrations)
         filenames = quote_array(migration.filename for migration in migrations)
-        query = f"""{self.set_role}
+        query = f"""{LOOK} {self.set_role}
             SELECT FROM ROWS FROM (
                 pg_catalog.unnest({versions}::bigint[]),
                 pg_catalog.unnest({checksums}::text[]),
@@ -107,7 +118,10 @@ class History:
             check_columns(columns, self.name)
             ours = ", ".join(name if name in columns else f"NULL AS {name}" for name in OURS)
             query = f"SELECT version, filename, applied_at, {ours} FROM {self.name} ORDER BY version"
-            return [Applied(**row) for row in await connection.fetch(query)]
+            rows = await connection.fetch(query)
+        if any(row["version"] is None or row["filename"] is None for row in rows):
+            raise HistoryConflict(f"{self.name} has a row without a version or a filename; complete it or delete it")
+        return [Applied(**row) for row in rows]
 
     async def upgrade(self, connection: Connection, largest: int, lock_timeout: float) -> None:
         """Make the table fit for versions up to `largest`: look first, and change only what is missing.
@@ -145,14 +159,23 @@ class History:
         """Run the block in a transaction as the role. Raises AccessRefused where a privilege is missing."""
         try:
             async with connection.transaction():
-                if self.role:
-                    await connection.execute(self.set_role)
+                await connection.execute(f"{LOOK} {self.set_role}")
                 yield
         except (asyncpg.InsufficientPrivilegeError, asyncpg.InvalidParameterValueError) as error:
             raise AccessRefused(
                 f"{error}; the history table {self.name} needs SELECT and INSERT, and CREATE on its schema where it "
                 "does not exist yet (MIGRATE_SCHEMA, MIGRATE_ROLE)"
             ) from error
+
+    def failure(self, error: asyncpg.PostgresError, doing: str) -> SlipwayError:
+        """Return what it means that the server refused something about the table while `doing` it."""
+        state = error.sqlstate or ""
+        kind: type[SlipwayError] = HistoryConflict
+        if state[:2] in HEALING:
+            kind = DatabaseUnavailable
+        elif state in {"42501", "22023"}:
+            kind = AccessRefused
+        return kind(f"{doing}: {error} (SQLSTATE {state}); this is about the history table {self.name}")
 
     def record(self, migration: Migration, minimum_version: int | None, condition: str) -> str:
         """Return the SQL that records `migration` as applied if `condition` holds; its tag counts the row."""
@@ -163,11 +186,16 @@ class History:
              WHERE {condition}"""
 
     def verify(self, migration: Migration) -> str:
-        """Return SQL that fails with TRANSACTION_ENDED unless this transaction wrote the row of `migration`."""
+        """Return SQL that fails unless this transaction wrote the row of `migration`.
+
+        It fails with TRANSACTION_ENDED when another one did, with ROW_REMOVED when there is none.
+        """
+        row = f"SELECT FROM {self.name} WHERE version = {migration.version}"
         return f"""
-            SELECT pg_catalog.set_config({quote_literal(TRANSACTION_ENDED)}, '', true) WHERE NOT EXISTS (
-                SELECT FROM {self.name}
-                 WHERE version = {migration.version} AND xmin = pg_catalog.pg_current_xact_id()::pg_catalog.xid)"""
+            SELECT pg_catalog.set_config(
+                CASE WHEN EXISTS ({row}) THEN {quote_literal(TRANSACTION_ENDED)} ELSE {quote_literal(ROW_REMOVED)} END,
+                '', true
+            ) WHERE NOT EXISTS ({row} AND xmin = pg_catalog.pg_current_xact_id()::pg_catalog.xid)"""
 
 
 def check_columns(columns: Mapping[str, Column], table: str) -> None:
@@ -187,12 +215,15 @@ def check_columns(columns: Mapping[str, Column], table: str) -> None:
 def foreign(columns: Mapping[str, Column]) -> str | None:
     """Say what shows that the table was made by another tool, or None."""
     version = columns.get("version")
+    if any(column.kind not in {"r", "p"} for column in columns.values()):
+        return "it is not a table"
     if "dirty" in columns:
         return "it has a column dirty, as golang-migrate's has"
     if version and version.type in {"text", "character varying"}:
         return "its version is text, as dbmate's and Rails's is"
     if missing := {"version", "filename", "applied_at"} - columns.keys():
         return f"it has no column {', '.join(sorted(missing))}"
-    if version and version.type not in {"smallint", "integer", "bigint"}:
-        return f"its version is of type {version.type}"
-    return next(("it is not a table" for column in columns.values() if column.kind not in {"r", "p"}), None)
+    for name, types in TYPES.items():
+        if name in columns and columns[name].type not in types:
+            return f"its {name} is of type {columns[name].type}"
+    return None

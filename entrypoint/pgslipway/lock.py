@@ -4,6 +4,7 @@ A session that blocks in pg_advisory_lock holds a snapshot, and CREATE INDEX CON
 then waits for it for ever. So a waiter asks, sleeps and asks again, and stops when nothing is left to do.
 """
 
+import asyncio
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,7 +17,7 @@ import asyncpg
 from tenacity import AsyncRetrying, RetryError, retry_if_result, stop_after_delay, stop_never
 
 from .config import Config
-from .connect import Connection, close, pause
+from .connect import ATTEMPT_TIMEOUT, BROKEN, Connection, close, pause
 from .errors import BadConfiguration, Locked
 
 logger = logging.getLogger(__name__)
@@ -89,8 +90,9 @@ class Waiting:
 
     async def look_around(self, connection: Connection) -> bool | None:
         """Tell False when the holder has done everything; else log a holder that was not seen before."""
-        if await self.is_done(connection):
-            return False
+        with suppress(asyncpg.LockNotAvailableError):  # somebody works on the history table: not done, then
+            if await self.is_done(connection):
+                return False
         if row := await find_holder(connection, self.key):
             self.holder = row["name"]
             if row["pid"] not in self.seen:
@@ -111,13 +113,14 @@ async def lock(
     """
     waiting = Waiting(lock_key(config.schema, config.table), is_done)
     if await is_session(connection, config):
+        await connection.execute("SET idle_session_timeout = 0")
         if not await wait(partial(waiting.poll_session, connection), waiting, config):
             yield None
             return
         try:
             yield Held(connection, held_by("pg_catalog.pg_backend_pid()", waiting.key), is_pooled=False)
         finally:
-            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            with suppress(*BROKEN):
                 await connection.execute(UNLOCK.format(key=waiting.key))
         return
     if reconnect is None:
@@ -142,8 +145,14 @@ async def wait(poll: Callable[[], Awaitable[bool | None]], waiting: Waiting, con
         wait=pause(0.1, LONGEST_PAUSE, config.lock_timeout),
         stop=stop_after_delay(config.lock_timeout) if config.lock_timeout else stop_never,
     )
+
+    async def poll_in_time() -> bool | None:
+        limit = config.wait_timeout and config.wait_timeout + ATTEMPT_TIMEOUT
+        async with asyncio.timeout(limit or None):  # a network may go silent
+            return await poll()
+
     try:
-        return bool(await attempts(poll))
+        return bool(await attempts(poll_in_time))
     except RetryError as error:
         raise Locked(
             f"the migration lock is still held by {waiting.holder} after MIGRATE_LOCK_TIMEOUT={config.lock_timeout:g}s"

@@ -38,11 +38,14 @@ def excerpt(filename: str, source: Source, offset: int, message: str) -> str:
     return f"{filename}:{number}: {message}\n  {number} | {line.rstrip()}\n  {margin} | {padding}^"
 
 
-def explain(error: asyncpg.PostgresError, filename: str, source: Source, start: int, text: str) -> str:
-    """Return all that `error` says about `text`, which is what was sent of the file from byte `start` on."""
+def explain(
+    error: asyncpg.PostgresError, filename: str, source: Source = b"", start: int = 0, text: str | None = None
+) -> str:
+    """Return all that `error` says; about `text`, if given, which was sent of the file from byte `start` on."""
     fields = error.as_dict()
     message = str(fields.get("message") or error)
-    if position := fields.get("position"):
+    position = fields.get("position")
+    if position and text is not None:
         offset = start + len(text[: int(position) - 1].encode())
         message = excerpt(filename, source, offset, message)
     else:

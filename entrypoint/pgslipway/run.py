@@ -1,8 +1,10 @@
 """The run: plan, lock, plan again, preflight, and each pending file in order. The image and the API share it."""
 
+import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -11,22 +13,21 @@ from tenacity import (
     AsyncRetrying,
     RetryCallState,
     retry_if_exception_type,
-    stop_after_attempt,
     wait_random,
     wait_random_exponential,
 )
 
 from . import steps
-from .apply import Busy, Job, StartOver, apply, lost_while
+from .apply import BUSY, Busy, Job, StartOver, apply, lost_while
 from .check import check
 from .config import Config
-from .connect import Connection, by_sqlstate, connect, reconnect
+from .connect import Connection, connect, reconnect
 from .errors import BadMigrations, DatabaseUnavailable, Locked, SlipwayError, TableBusy
 from .history import History
 from .libpq import target
 from .lock import Held, Reconnect, lock
 from .migrations import Migration
-from .plan import Plan, Policy, make_plan
+from .plan import Applied, Plan, Policy, make_plan
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +52,10 @@ class Run:
     config: Config
     migrations: Sequence[Migration]
     applied: list[str] = field(default_factory=list)
-    busy_since: dict[int, float] = field(default_factory=dict)
-    """When a version first found its tables busy."""
+    busy_since: dict[str, float] = field(default_factory=dict)
+    """When a file first found its tables busy."""
+
+    warned: set[str] = field(default_factory=set)
 
     @property
     def history(self) -> History:
@@ -83,41 +86,54 @@ class Run:
 
     async def plan(self, connection: Connection) -> Plan:
         """Read the history and compare. Raises HistoryConflict where the run must not go on."""
-        plan = make_plan(self.migrations, await self.history.read(connection))
+        return self.compare(await self.history.read(connection))
+
+    def compare(self, history: Sequence[Applied]) -> Plan:
+        """Compare and log what is worth a look. Raises HistoryConflict where the run must not go on."""
+        plan = make_plan(self.migrations, history)
+        for warning in plan.warnings():
+            if warning not in self.warned:
+                logger.warning(warning)
+                self.warned.add(warning)
         plan.refuse(self.policy)
         return plan
 
     async def migrate(self, connection: Connection, reconnect: Reconnect | None) -> None:
         """Apply what is pending, under the lock. Raises StartOver and every SlipwayError but the configuration's."""
+        async with self.translated():
+            await self.migrate_under_lock(connection, reconnect)
+
+    @asynccontextmanager
+    async def translated(self) -> AsyncIterator[None]:
+        """Translate what goes wrong outside files: the connection breaks, or the server refuses our own queries."""
         try:
             async with lost_while("no file was being applied"):
-                await self.migrate_under_lock(connection, reconnect)
-        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
-            raise TableBusy(f"{error}; the history table {self.history.name} is in use, no file was applied") from error
+                yield
+        except BUSY as error:
+            raise TableBusy(f"{error}; the history table {self.history.name} is locked by somebody") from error
         except asyncpg.PostgresError as error:
-            raise by_sqlstate(error)(f"{error}; this was about the history table {self.history.name}") from error
+            raise self.history.failure(error, "no file was being applied") from error
 
     async def migrate_under_lock(self, connection: Connection, reconnect: Reconnect | None) -> None:
         """Do what `migrate` says, with what Postgres says about our own tables not yet translated."""
-        plan = await self.plan(connection)
-        for warning in plan.warnings():
-            logger.warning(warning)
-        if not plan.pending:
+        if not (await self.plan(connection)).pending:
             return
         async with lock(connection, self.config, self.is_current, reconnect) as held:
             if held is None:
                 logger.info("another runner has applied everything")
                 return
-            plan = await self.plan(held.connection)
-            jobs = await self.preflight(held.connection, plan.pending)
+            jobs = await self.preflight(held.connection, (await self.plan(held.connection)).pending)
             if jobs:
-                await self.history.upgrade(held.connection, jobs[-1].migration.version, self.config.ddl_lock_timeout)
+                await self.patiently(partial(self.upgrade, held, jobs[-1].migration.version), self.history.name)
             for job in jobs:
                 await self.apply(held, job)
 
     async def preflight(self, connection: Connection, pending: Sequence[Migration]) -> list[Job]:
         """Check every pending file before anything is applied. Raises BadMigrations with all problems."""
-        jobs = [Job(migration, check(migration, migration.read()), self.history, self.config) for migration in pending]
+        jobs = []
+        for migration in pending:
+            jobs.append(Job(migration, check(migration, migration.read()), self.history, self.config))
+            await asyncio.sleep(0)  # a signal may come while many files are read
         problems = [problem for job in jobs for problem in job.contents.problems]
         if wanted := set().union(*(job.contents.extensions for job in jobs)):
             async with connection.transaction():
@@ -131,55 +147,81 @@ class Run:
             raise BadMigrations("\n".join(problems))
         return jobs
 
+    async def preview(self, connection: Connection, history: Sequence[Applied]) -> list[Job]:
+        """Return what `up` would apply after such a history. Raises what `up` would refuse with."""
+        async with self.translated():
+            return await self.preflight(connection, self.compare(history).pending)
+
+    async def upgrade(self, held: Held, largest: int) -> None:
+        """Make the history table fit for versions up to `largest`."""
+        try:
+            await self.history.upgrade(held.connection, largest, self.config.ddl_lock_timeout)
+        except BUSY as error:
+            raise Busy(str(error), recording=False) from error
+        except (asyncpg.UniqueViolationError, asyncpg.DuplicateSchemaError, asyncpg.DuplicateTableError) as error:
+            raise StartOver(f"somebody else made the schema or the table of the history: {error}") from error
+
     async def apply(self, held: Held, job: Job) -> None:
         """Apply one file, again while its tables are busy. Raises TableBusy or Locked when patience ends."""
         started = time.monotonic()
-        try:
-            async for attempt in AsyncRetrying(
-                retry=retry_if_exception_type(Busy),
-                wait=wait_random_exponential(
-                    multiplier=max(0.1, self.config.ddl_lock_timeout), min=0.1, max=LONGEST_PAUSE
-                ),
-                stop=lambda state: self.is_out_of_patience(state, job),
-                before_sleep=lambda state: log_retry(state, job),
-                reraise=True,
-            ):
-                with attempt:
-                    if attempt.retry_state.attempt_number > 1 and job.contents.extensions:
-                        raise StartOver("creating an extension is tried again on a new connection")
-                    await (apply if job.contents.transactional else steps.run)(held, job)
-        except Busy as busy:
-            raise self.out_of_patience(busy, job) from busy
+        await self.patiently(partial(self.attempt, held, job), job.filename)
         seconds = time.monotonic() - started
         self.applied.append(job.filename)
         logger.info(
             "applied %s in %.0f ms", job.filename, seconds * 1000, extra={"file": job.filename, "seconds": seconds}
         )
 
-    def is_out_of_patience(self, state: RetryCallState, job: Job) -> bool:
-        """Tell whether the next try of `job` would come too late, counted from its first time-out on."""
-        busy = state.outcome.exception() if state.outcome else None
-        first = self.busy_since.setdefault(job.migration.version, time.monotonic())
-        waited = time.monotonic() - first + state.upcoming_sleep
-        if isinstance(busy, Busy) and busy.recording:
+    async def attempt(self, held: Held, job: Job) -> None:
+        """Apply one file, once; creating an extension is tried again on a new connection only."""
+        try:
+            await (apply if job.contents.transactional else steps.run)(held, job)
+        except Busy as busy:
+            if job.contents.extensions and not self.is_out_of_patience(busy, job.filename, 0.0):
+                raise NewSession(f"{job.filename}: {busy}") from busy
+            raise
+
+    async def patiently(self, work: Callable[[], Awaitable[None]], name: str) -> None:
+        """Do `work` on what `name` says, again while it is Busy. Raises TableBusy or Locked when patience ends."""
+        attempts = AsyncRetrying(
+            retry=retry_if_exception_type(Busy),
+            wait=wait_random_exponential(multiplier=max(0.1, self.config.ddl_lock_timeout), min=0.1, max=LONGEST_PAUSE),
+            stop=lambda state: self.is_out_of_patience(failure_of(state), name, state.upcoming_sleep),
+            before_sleep=lambda state: logger.warning(
+                "%s: %s; rolled back, trying again in %.1f s", name, failure_of(state), state.upcoming_sleep
+            ),
+            reraise=True,
+        )
+        try:
+            await attempts(work)
+        except Busy as busy:
+            raise self.out_of_patience(busy, name) from busy
+
+    def is_out_of_patience(self, failure: BaseException | None, name: str, pause: float) -> bool:
+        """Tell whether a try after `pause` seconds would come too late, counted from the first time-out on."""
+        first = self.busy_since.setdefault(name, time.monotonic())
+        waited = time.monotonic() - first + pause
+        if isinstance(failure, Busy) and failure.recording:
             return 0 < self.config.lock_timeout < waited
         return waited > self.config.ddl_retry
 
-    def out_of_patience(self, busy: Busy, job: Job) -> SlipwayError:
-        """Return the failure of a file that found its tables, or its own history row, busy to the end."""
+    def out_of_patience(self, busy: Busy, name: str) -> SlipwayError:
+        """Return the failure of what found its tables, or its own history row, busy to the end."""
         if busy.recording:
-            return Locked(f"{job.filename}: {busy} since MIGRATE_LOCK_TIMEOUT={self.config.lock_timeout:g}s")
+            return Locked(f"{name}: {busy} since MIGRATE_LOCK_TIMEOUT={self.config.lock_timeout:g}s")
         return TableBusy(
-            f"{job.filename}: {busy} (MIGRATE_DDL_LOCK_TIMEOUT={self.config.ddl_lock_timeout:g}s, tried again for "
+            f"{name}: {busy} (MIGRATE_DDL_LOCK_TIMEOUT={self.config.ddl_lock_timeout:g}s, tried again for "
             f"MIGRATE_DDL_RETRY={self.config.ddl_retry:g}s); it was rolled back. Look in pg_stat_activity for what "
             "uses its tables; a file that may wait longer, for row locks too, can say SET LOCAL lock_timeout"
         )
 
 
-def log_retry(state: RetryCallState, job: Job) -> None:
-    """Log that `job` will be tried again, and why."""
-    cause = state.outcome.exception() if state.outcome else None
-    logger.warning("%s: %s; rolled back, trying again in %.1f s", job.filename, cause, state.upcoming_sleep)
+class NewSession(StartOver):
+    """The same file is tried again, on a new session; MIGRATE_DDL_RETRY bounds it."""
+
+
+def failure_of(state: RetryCallState) -> BaseException | None:
+    """Return what the last attempt raised."""
+    return state.outcome.exception() if state.outcome else None
 
 
 async def up(run: Run) -> None:
@@ -200,8 +242,10 @@ async def until_settled(migrate: Callable[[], Awaitable[None]], run: Run) -> Non
     attempts = AsyncRetrying(
         retry=retry_if_exception_type(StartOver),
         wait=wait_random(0, 0.5),
-        stop=stop_after_attempt(len(run.migrations) + RESTARTS),
-        before_sleep=lambda state: logger.info("starting over: %s", state.outcome and state.outcome.exception()),
+        stop=lambda state: (
+            not isinstance(failure_of(state), NewSession) and state.attempt_number > len(run.migrations) + RESTARTS
+        ),
+        before_sleep=lambda state: logger.info("starting over: %s", failure_of(state)),
         reraise=True,
     )
     try:

@@ -1,16 +1,37 @@
 """Non-transactional files: what Postgres refuses inside a transaction, sent on its own and recorded afterwards."""
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import asyncpg
 
-from .apply import ORPHAN_CHECK, Job, StartOver, lost_while, notices, parts, refusal, rolled_back_on_failure
+from .apply import (
+    ORPHAN_CHECK,
+    Job,
+    StartOver,
+    lost_while,
+    notices,
+    parts,
+    rolled_back_on_failure,
+    see_through,
+    server_error,
+)
 from .connect import Connection
-from .errors import BadConfiguration, MigrationFailed
+from .errors import AccessRefused, BadConfiguration, HalfDone, MigrationFailed
 from .lock import Held
 from .message import explain
-from .sql import milliseconds, quote_name
+from .migrations import Source
+from .sql import milliseconds, quote_literal, quote_name
+
+logger = logging.getLogger(__name__)
+
+INVALID = """
+SELECT FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+ WHERE c.relname = {name} AND NOT i.indisvalid
+"""
+MAY_RECORD = "SELECT 1 WHERE pg_catalog.has_table_privilege({table}, 'INSERT')"
 
 LEFTOVER = (
     "it ran outside a transaction, so what it did before it failed stays; "
@@ -21,31 +42,58 @@ LEFTOVER = (
 async def run(held: Held, job: Job) -> None:
     """Run the statement of a non-transactional file and record the file.
 
-    Raises MigrationFailed, StartOver, ConnectionLost, and BadConfiguration where a pooler stands in the way.
+    Raises MigrationFailed, StartOver, ConnectionLost, HalfDone where it ran but could not be recorded, AccessRefused,
+    and BadConfiguration where a pooler stands in the way.
     """
     connection = held.connection
     if await connection.execute(f"SELECT 1 WHERE {held.condition}") != "SELECT 1":
         raise StartOver("the migration lock was dropped")
+    source = job.migration.read()
     async with session(held, job):
-        for start, text in parts(source := job.migration.read(), job.contents):
-            try:
-                with notices(connection, job.filename):
-                    async with lost_while(f"{job.filename} may have been done and is not recorded; {LEFTOVER}"):
-                        await connection.execute(text)
-            except asyncpg.PostgresError as error:
-                message = explain(refusal(error), job.filename, source, start, text)
-                raise MigrationFailed(f"{message}\n{job.filename} is not applied; {LEFTOVER}") from error
+        if await connection.execute(MAY_RECORD.format(table=quote_literal(job.history.name))) != "SELECT 1":
+            raise AccessRefused(f"{job.filename} was not run: recording it needs INSERT on {job.history.name}")
+        for start, text in parts(source, job.contents):
+            await send(connection, job, source, start, text)
     await record(connection, job)
 
 
+async def send(connection: Connection, job: Job, source: Source, start: int, text: str) -> None:
+    """Send the statement, and see that no invalid index hides behind its success."""
+    try:
+        with notices(connection, job.filename):
+            async with lost_while(f"{job.filename} may have been done and is not recorded; {LEFTOVER}"):
+                await connection.execute(text)
+                invalid = [name for name in job.contents.concurrent_indexes if await is_invalid(connection, name)]
+    except asyncpg.PostgresError as error:
+        message = explain(server_error(error), job.filename, source, start, text)
+        raise MigrationFailed(f"{message}\n{job.filename} is not applied; {LEFTOVER}") from error
+    except asyncio.CancelledError:
+        logger.warning("%s: cancelled; %s", job.filename, LEFTOVER)
+        raise
+    if invalid:
+        raise MigrationFailed(
+            f"{job.filename}: the index {', '.join(invalid)} exists but is invalid, left by a build that "
+            "did not end; drop it with DROP INDEX CONCURRENTLY and run again"
+        )
+
+
+async def is_invalid(connection: Connection, name: str) -> bool:
+    """Tell whether there is an invalid index of this name."""
+    return await connection.execute(INVALID.format(name=quote_literal(name))) != "SELECT 0"
+
+
 async def record(connection: Connection, job: Job) -> None:
-    """Record the file as applied."""
-    row = job.history.record(job.migration, job.contents.minimum_version, "true")
-    async with (
-        lost_while(f"{job.filename} was done, but is perhaps not recorded"),
-        rolled_back_on_failure(connection, job.filename),
-    ):
-        await connection.execute(f"BEGIN; {job.history.set_role} {row}; COMMIT")
+    """Record the file as applied. Raises HalfDone where that fails, with what to do."""
+    row = job.history.record(job.migration, job.contents.minimum_version, "true").strip()
+    unknown = f"{job.filename} was done, but is perhaps not recorded"
+    try:
+        async with lost_while(unknown), rolled_back_on_failure(connection, job.filename):
+            command = f"BEGIN; {job.history.set_role} SET LOCAL lock_timeout = 0; {row}; COMMIT"
+            await see_through(connection.execute(command), unknown)
+    except asyncpg.PostgresError as error:
+        raise HalfDone(
+            f"{job.filename} was done but could not be recorded: {error}; before the next run, do it by hand:\n{row}"
+        ) from error
 
 
 @asynccontextmanager
@@ -66,6 +114,7 @@ async def session(held: Held, job: Job) -> AsyncIterator[None]:
     role = f"SET ROLE {quote_name(job.history.role)};" if job.history.role else ""
     await held.connection.execute(f"""
         SET client_connection_check_interval = '{ORPHAN_CHECK}';
+        SET standard_conforming_strings = on;
         SET lock_timeout = 0;
         SET statement_timeout = {milliseconds(job.config.statement_timeout)};
         {role}""")

@@ -1,0 +1,273 @@
+"""Databases, roles and files that stand in the way: nothing is recorded that did not happen, nothing hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pgslipway.lock import lock_key
+from servers import eventually
+
+if TYPE_CHECKING:
+    from conftest import Folder, Slipway
+    from servers import Database
+
+KEY = lock_key("public", "schema_migrations")
+
+
+async def applied(database: Database) -> list[str]:
+    return [row["filename"] for row in await database.fetch("SELECT filename FROM schema_migrations ORDER BY version")]
+
+
+async def test_backslashes_are_read_as_the_server_reads_them(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    """With standard_conforming_strings off, the server would see a COMMIT that the splitter takes for text."""
+    await database.execute(f"ALTER DATABASE {database.name} SET standard_conforming_strings = off")
+    hidden = "CREATE TABLE a (t text); INSERT INTO a VALUES ('\\''); COMMIT; CREATE TABLE b (); SELECT 1/0; --');"
+
+    finished = slipway(env=database.environ, migrations=folder({"001_a.sql": hidden}))
+
+    assert finished.code == 0, finished
+    assert [row["t"] for row in await database.fetch("SELECT t FROM a")] == [
+        "\\'); COMMIT; CREATE TABLE b (); SELECT 1/0; --"
+    ]
+
+
+@pytest.mark.parametrize("statement", ["SET standard_conforming_strings = off", "SET client_encoding TO 'LATIN1'"])
+def test_settings_that_change_how_the_file_is_read_are_refused(
+    statement: str, folder: Folder, slipway: Slipway
+) -> None:
+    finished = slipway("check", env={}, migrations=folder({"001_a.sql": f"SELECT 1;\n{statement};"}))
+
+    assert finished.code == 21, finished
+    assert "001_a.sql:2: the file is read and sent with" in finished.err
+
+
+def test_settings_as_pg_dump_writes_them_are_fine(folder: Folder, slipway: Slipway) -> None:
+    dumped = "SET client_encoding = 'UTF8'; SET standard_conforming_strings = on;"
+
+    assert slipway("check", env={}, migrations=folder({"001_a.sql": dumped})).code == 0
+
+
+@pytest.mark.parametrize(
+    "timeout", ["transaction_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout"]
+)
+async def test_timeouts_of_the_role_do_not_end_a_migration(
+    timeout: str, database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    login = await database.create_role(f"slipway_{timeout}")
+    await database.execute(f"ALTER ROLE {login.user} SET {timeout} = '300ms'")
+    files = folder({"001_a.sql": "SELECT pg_sleep(1);", "002_b.sql": "SELECT 1;"})
+    async with database.connection() as holder:
+        await holder.execute(f"SELECT pg_advisory_lock({KEY})")
+        runner = slipway.start(env=login.environ, migrations=files)
+        await asyncio.to_thread(runner.wait_for_log, "waiting for the migration lock")
+        await database.execute("SELECT pg_sleep(1)")
+
+    finished = await asyncio.to_thread(runner.finish)
+
+    assert finished.code == 0, finished
+
+
+async def test_session_that_the_server_ends_between_two_messages_is_a_lost_connection(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    files = folder({"001_a.sql": "SET idle_in_transaction_session_timeout = '1ms'; CREATE TABLE a ();"})
+
+    codes = {(await asyncio.to_thread(slipway, env=database.environ, migrations=files)).code for _ in range(5)}
+
+    assert codes <= {0, 13}
+
+
+async def test_locked_history_does_not_make_a_waiter_hang(database: Database, folder: Folder, slipway: Slipway) -> None:
+    slipway(env=database.environ, migrations=folder({"001_a.sql": ""}))
+    files = folder({"002_b.sql": ""})
+    async with database.connection() as holder, database.connection() as other:
+        await holder.execute(f"SELECT pg_advisory_lock({KEY})")
+        runner = slipway.start(env=database.environ, migrations=files, lock_timeout="1s")
+        await asyncio.to_thread(runner.wait_for_log, "waiting for the migration lock")
+        await other.execute("BEGIN; LOCK TABLE schema_migrations")
+
+        finished = await asyncio.to_thread(runner.finish)
+
+    assert finished.code == 11, finished
+
+
+async def test_services_that_share_a_new_schema_can_start_together(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    files = folder({"001_a.sql": ""})
+
+    runners = [
+        slipway.start(env=database.environ, migrations=files, schema="ops", table=f"history_{number}")
+        for number in range(8)
+    ]
+    finished = [await asyncio.to_thread(runner.finish) for runner in runners]
+
+    assert [one.code for one in finished] == [0] * 8, "\n".join(map(str, finished))
+
+
+async def test_busy_file_with_an_extension_ends_as_busy(database: Database, folder: Folder, slipway: Slipway) -> None:
+    await database.execute("CREATE TABLE a ()")
+    files = folder({"001_a.sql": "CREATE EXTENSION IF NOT EXISTS plpgsql; ALTER TABLE a ADD COLUMN n int;"})
+    async with database.connection() as reader, reader.transaction():
+        await reader.execute("SELECT FROM a")
+
+        finished = await asyncio.to_thread(
+            slipway, env=database.environ, migrations=files, ddl_lock_timeout="20ms", ddl_retry="1s"
+        )
+
+    assert finished.code == 12, finished
+    assert "starting over: 001_a.sql: canceling statement due to lock timeout" in finished.err
+
+
+async def test_upgrade_of_the_history_waits_for_its_readers(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    await database.execute(
+        "CREATE TABLE schema_migrations (version INT PRIMARY KEY, filename TEXT NOT NULL, applied_at TIMESTAMPTZ)"
+    )
+    async with database.connection() as reader:
+        await reader.execute("BEGIN; SELECT FROM schema_migrations")
+        runner = slipway.start(env=database.environ, migrations=folder({"001_a.sql": ""}), ddl_lock_timeout="50ms")
+        await asyncio.to_thread(runner.wait_for_log, "trying again")
+
+    finished = await asyncio.to_thread(runner.finish)
+
+    assert finished.code == 0, finished
+
+
+async def test_cancelled_concurrent_build_is_not_taken_for_done(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    await database.execute("CREATE TABLE a AS SELECT n FROM generate_series(1, 10) AS n")
+    files = folder({"001_i.sql": "-- no-transaction\nCREATE INDEX CONCURRENTLY IF NOT EXISTS a_n ON a (n);"})
+    async with database.connection() as writer:
+        await writer.execute("BEGIN; INSERT INTO a VALUES (0)")  # the build waits for this one
+        runner = slipway.start(env=database.environ, migrations=files)
+        await eventually(
+            lambda: database.fetch("SELECT FROM pg_index WHERE indexrelid = to_regclass('a_n') AND NOT indisvalid"),
+            "the build has begun",
+        )
+        runner.terminate(signal.SIGTERM)
+        cancelled = await asyncio.to_thread(runner.finish)
+
+    again = await asyncio.to_thread(slipway, env=database.environ, migrations=files)
+    await database.execute("DROP INDEX CONCURRENTLY a_n")
+    mended = await asyncio.to_thread(slipway, env=database.environ, migrations=files)
+
+    assert cancelled.code == 143, cancelled
+    assert "001_i.sql: cancelled; it ran outside a transaction" in cancelled.err
+    assert again.code == 24, again
+    assert "001_i.sql: the index a_n exists but is invalid" in again.err
+    assert mended.code == 0, mended
+
+
+async def test_statement_that_could_not_be_recorded_says_how_to(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    slipway(env=database.environ, migrations=folder({"001_a.sql": "CREATE TABLE a (n int);"}))
+    await database.execute(
+        "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''no more rows''; END';"
+        "CREATE TRIGGER no BEFORE INSERT ON schema_migrations FOR EACH ROW EXECUTE FUNCTION no()"
+    )
+    files = folder({"002_i.sql": "-- no-transaction\nCREATE INDEX CONCURRENTLY a_n ON a (n);"})
+
+    finished = slipway(env=database.environ, migrations=files)
+    await database.execute("DROP TRIGGER no ON schema_migrations")
+    by_hand = finished.err.partition("do it by hand:\n")[2].partition("\n" + finished.err.splitlines()[-1])[0]
+    await database.execute(by_hand)
+    again = slipway(env=database.environ, migrations=files)
+
+    assert finished.code == 25, finished
+    assert "002_i.sql was done but could not be recorded: no more rows" in finished.err
+    assert again.code == 0, again
+
+
+async def test_trigger_that_drops_the_row_is_named(database: Database, folder: Folder, slipway: Slipway) -> None:
+    slipway(env=database.environ, migrations=folder({"001_a.sql": ""}))
+    await database.execute(
+        "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+        "CREATE TRIGGER no BEFORE INSERT ON schema_migrations FOR EACH ROW EXECUTE FUNCTION no()"
+    )
+
+    finished = slipway(env=database.environ, migrations=folder({"002_b.sql": "CREATE TABLE b ();"}))
+
+    assert finished.code == 23, finished
+    assert "lets no row in" in finished.err
+    assert await applied(database) == ["001_a.sql"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "ALTER COLUMN filename DROP NOT NULL",
+        "ALTER COLUMN applied_at TYPE text",
+        "ALTER COLUMN filename TYPE bytea USING ''",
+    ],
+    ids=["null", "time", "name"],
+)
+@pytest.mark.parametrize("command", ["up", "status"])
+async def test_history_with_odd_columns_or_rows_is_a_conflict(
+    command: str, row: str, database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    slipway(env=database.environ, migrations=folder({"001_a.sql": ""}))
+    await database.execute(f"ALTER TABLE schema_migrations {row}")
+    if "NULL" in row:
+        await database.execute("UPDATE schema_migrations SET filename = NULL, checksum = NULL")
+
+    finished = slipway(command, env=database.environ, migrations=folder({"002_b.sql": ""}))
+
+    assert finished.code == 23, finished
+
+
+async def test_session_leftovers_do_not_outlive_the_file(database: Database, folder: Folder, slipway: Slipway) -> None:
+    leftovers = "CREATE TEMP TABLE t (n int); DECLARE c CURSOR WITH HOLD FOR SELECT * FROM t; FETCH c; LISTEN x;"
+    files = folder({"001_a.sql": leftovers, "002_b.sql": "CREATE TABLE b AS SELECT name FROM pg_cursors;"})
+
+    finished = slipway(env=database.environ, migrations=files)
+
+    assert finished.code == 0, finished
+    assert await database.fetch("SELECT FROM b WHERE name = 'c'") == []
+
+
+async def test_notice_of_a_deferred_trigger_is_logged(database: Database, folder: Folder, slipway: Slipway) -> None:
+    deferred = """
+        CREATE TABLE a (n int);
+        CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE NOTICE ''late''; RETURN NULL; END';
+        CREATE CONSTRAINT TRIGGER tell AFTER INSERT ON a DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION tell();
+        INSERT INTO a VALUES (1);
+    """
+
+    finished = slipway(env=database.environ, migrations=folder({"001_a.sql": deferred}))
+
+    assert "001_a.sql: notice: late" in finished.err
+
+
+async def test_database_of_the_environment_is_used_where_the_url_names_none(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    url = f"postgresql://{database.user}@{database.host}:{database.port}/?sslmode=prefer"
+    environ = {"DATABASE_URL": url, "PGDATABASE": database.name, "PGPASSWORD": database.password}
+
+    finished = slipway(env=environ, migrations=folder({"001_a.sql": ""}))
+
+    assert finished.code == 0, finished
+    assert f"connected to {database.target}" in finished.err
+    assert await applied(database) == ["001_a.sql"]
+
+
+async def test_statement_that_forbids_itself_gets_no_wrong_advice(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    late = "SELECT 1; SET TRANSACTION ISOLATION LEVEL SERIALIZABLE;"
+
+    finished = slipway(env=database.environ, migrations=folder({"001_a.sql": late}))
+
+    assert finished.code == 24, finished
+    assert "no-transaction" not in finished.err
