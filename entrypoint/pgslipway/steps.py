@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import asyncpg
 
@@ -18,7 +18,7 @@ from .apply import (
     see_through,
     server_error,
 )
-from .connect import Connection
+from .connect import BROKEN, Connection
 from .errors import AccessRefused, BadConfiguration, HalfDone, MigrationFailed
 from .lock import Held
 from .message import explain
@@ -121,5 +121,5 @@ async def session(held: Held, job: Job) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        if not held.connection.is_closed():
+        with suppress(*BROKEN):  # what went wrong before says more
             await held.connection.execute("RESET SESSION AUTHORIZATION; RESET ALL")
