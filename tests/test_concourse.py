@@ -58,6 +58,7 @@ def test_as_it_stands_it_is_refused_with_both_files_named(slipway: Slipway) -> N
     ) in finished.err
 
 
+@pytest.mark.docker_only  # the embedded Postgres has no pgcrypto, which one of the files creates
 async def test_schema_is_the_one_that_psql_makes(
     server: Server, database: Database, embedded: Embedded, concourse: Path, slipway: Slipway
 ) -> None:
