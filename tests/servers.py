@@ -30,6 +30,8 @@ from testcontainers.core.container import DockerContainer
 from testcontainers.core.image import DockerImage
 from testcontainers.core.network import Network
 
+from pgslipway.lock import lock_key
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
@@ -185,6 +187,18 @@ class Database:
         """Run one or many statements, outside a transaction if it is one."""
         async with self.connection() as connection:
             return await connection.execute(sql)
+
+    async def applied(self) -> list[str]:
+        """The filenames in the history, by version."""
+        rows = await self.fetch("SELECT filename FROM public.schema_migrations ORDER BY version")
+        return [row["filename"] for row in rows]
+
+    @asynccontextmanager
+    async def migration_lock(self) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+        """Hold the lock of the default history, on the connection that it gives."""
+        async with self.connection() as holder:
+            await holder.execute(f"SELECT pg_advisory_lock({lock_key('public', 'schema_migrations')})")
+            yield holder
 
     async def create_role(self, name: str, options: str = "LOGIN") -> Database:
         """Make a role with the usual password that may create things here, and no more; this database for it."""

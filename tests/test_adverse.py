@@ -8,18 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pgslipway.lock import lock_key
 from servers import eventually
 
 if TYPE_CHECKING:
     from conftest import Folder, Slipway
     from servers import Database
-
-KEY = lock_key("public", "schema_migrations")
-
-
-async def applied(database: Database) -> list[str]:
-    return [row["filename"] for row in await database.fetch("SELECT filename FROM schema_migrations ORDER BY version")]
 
 
 async def test_backslashes_are_read_as_the_server_reads_them(
@@ -62,8 +55,7 @@ async def test_timeouts_of_the_role_do_not_end_a_migration(
     login = await database.create_role(f"slipway_{timeout}")
     await database.execute(f"ALTER ROLE {login.user} SET {timeout} = '300ms'")
     files = folder({"001_a.sql": "SELECT pg_sleep(1);", "002_b.sql": "SELECT 1;"})
-    async with database.connection() as holder:
-        await holder.execute(f"SELECT pg_advisory_lock({KEY})")
+    async with database.migration_lock():
         runner = slipway.start(env=login.environ, migrations=files)
         await asyncio.to_thread(runner.wait_for_log, "waiting for the migration lock")
         await database.execute("SELECT pg_sleep(1)")
@@ -86,8 +78,7 @@ async def test_session_that_the_server_ends_between_two_messages_is_a_lost_conne
 async def test_locked_history_does_not_make_a_waiter_hang(database: Database, folder: Folder, slipway: Slipway) -> None:
     slipway(env=database.environ, migrations=folder({"001_a.sql": ""}))
     files = folder({"002_b.sql": ""})
-    async with database.connection() as holder, database.connection() as other:
-        await holder.execute(f"SELECT pg_advisory_lock({KEY})")
+    async with database.migration_lock(), database.connection() as other:
         runner = slipway.start(env=database.environ, migrations=files, lock_timeout="1s")
         await asyncio.to_thread(runner.wait_for_log, "waiting for the migration lock")
         await other.execute("BEGIN; LOCK TABLE schema_migrations")
@@ -199,7 +190,7 @@ async def test_trigger_that_drops_the_row_is_named(database: Database, folder: F
 
     assert finished.code == 23, finished
     assert "lets no row in" in finished.err
-    assert await applied(database) == ["001_a.sql"]
+    assert await database.applied() == ["001_a.sql"]
 
 
 @pytest.mark.parametrize(
@@ -259,7 +250,7 @@ async def test_database_of_the_environment_is_used_where_the_url_names_none(
 
     assert finished.code == 0, finished
     assert f"connected to {database.target}" in finished.err
-    assert await applied(database) == ["001_a.sql"]
+    assert await database.applied() == ["001_a.sql"]
 
 
 async def test_statement_that_forbids_itself_gets_no_wrong_advice(

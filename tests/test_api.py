@@ -12,7 +12,6 @@ import pytest
 
 from pgslipway import run_migrations
 from pgslipway.errors import BadConfiguration, Locked, MigrationFailed
-from pgslipway.lock import lock_key
 from servers import eventually, pgbouncer
 
 if TYPE_CHECKING:
@@ -137,9 +136,7 @@ async def test_keywords_are_the_settings(pool: asyncpg.Pool[asyncpg.Record], fol
 async def test_lock_timeout_is_in_seconds(
     database: Database, pool: asyncpg.Pool[asyncpg.Record], folder: Folder
 ) -> None:
-    async with database.connection() as holder:
-        await holder.execute(f"SELECT pg_advisory_lock({lock_key('public', 'schema_migrations')})")
-
+    async with database.migration_lock():
         with pytest.raises(Locked):
             await run_migrations(pool, folder({"001_a.sql": ""}), lock_timeout=0.2)
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from conftest import Folder, Slipway
     from servers import Database, Server
 
-KEY = lock_key("public", "schema_migrations")
 ROWS = 50_000
 RACE = {
     "001_a.sql": f"CREATE TABLE a AS SELECT n FROM generate_series(1, {ROWS}) AS n; CREATE TABLE runs (n int);",
@@ -107,8 +106,8 @@ async def test_waiter_names_the_holder_and_gives_up_in_the_end(
     database: Database, folder: Folder, slipway: Slipway
 ) -> None:
     files = folder({"001_a.sql": ""})
-    async with database.connection() as holder:
-        await holder.execute(f"SET application_name = 'someone'; SELECT pg_advisory_lock({KEY})")
+    async with database.migration_lock() as holder:
+        await holder.execute("SET application_name = 'someone'")
         pid = holder.get_server_pid()
 
         finished = await asyncio.to_thread(slipway, env=database.environ, migrations=files, lock_timeout="300ms")
@@ -123,8 +122,7 @@ async def test_waiter_stops_when_nothing_is_left_to_do_though_the_lock_is_held(
     database: Database, folder: Folder, slipway: Slipway
 ) -> None:
     files = folder({"001_a.sql": "CREATE TABLE a ();"})
-    async with database.connection() as holder:
-        await holder.execute(f"SELECT pg_advisory_lock({KEY})")
+    async with database.migration_lock():
         waiter = slipway.start(env=database.environ, migrations=files)
         await asyncio.to_thread(waiter.wait_for_log, "waiting for the migration lock")
         other = await asyncio.to_thread(slipway, env=database.environ, migrations=files, lock="transaction", table="x")
@@ -141,8 +139,7 @@ async def test_waiter_stops_when_nothing_is_left_to_do_though_the_lock_is_held(
 
 async def test_waiter_goes_on_when_the_holder_is_gone(database: Database, folder: Folder, slipway: Slipway) -> None:
     files = folder({"001_a.sql": "CREATE TABLE a ();"})
-    async with database.connection() as holder:
-        await holder.execute(f"SELECT pg_advisory_lock({KEY})")
+    async with database.migration_lock():
         waiter = slipway.start(env=database.environ, migrations=files)
         await asyncio.to_thread(waiter.wait_for_log, "waiting for the migration lock")
 
@@ -153,11 +150,22 @@ async def test_waiter_goes_on_when_the_holder_is_gone(database: Database, folder
     assert finished.outcome["applied"] == ["001_a.sql"]
 
 
+async def test_no_limit_is_a_limit_that_is_never_reached(database: Database, folder: Folder, slipway: Slipway) -> None:
+    async with database.migration_lock():
+        waiter = slipway.start(
+            env=database.environ, migrations=folder({"001_a.sql": ""}), lock_timeout="0", wait_timeout="0"
+        )
+        await asyncio.to_thread(waiter.wait_for_log, "waiting for the migration lock")
+
+    finished = await asyncio.to_thread(waiter.finish)
+
+    assert finished.code == 0, finished
+
+
 async def test_file_that_changes_while_the_lock_is_awaited_is_not_applied(
     database: Database, folder: Folder, slipway: Slipway
 ) -> None:
-    async with database.connection() as holder:
-        await holder.execute(f"SELECT pg_advisory_lock({KEY})")
+    async with database.migration_lock():
         waiter = slipway.start(env=database.environ, migrations=folder({"001_a.sql": "CREATE TABLE a ();"}))
         await asyncio.to_thread(waiter.wait_for_log, "waiting for the migration lock")
         folder({"001_a.sql": "CREATE TABLE b ();"})

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pgslipway.lock import lock_key
 from servers import eventually, silent, until
 
 if TYPE_CHECKING:
@@ -36,10 +35,6 @@ async def is_asleep(database: Database) -> bool:
 
 async def is_awake(database: Database) -> bool:
     return not await is_asleep(database)
-
-
-async def applied(database: Database) -> list[str]:
-    return [row["filename"] for row in await database.fetch("SELECT filename FROM schema_migrations ORDER BY 1")]
 
 
 async def start_endless(database: Database, folder: Folder, slipway: Slipway) -> Process:
@@ -80,7 +75,7 @@ async def test_signal_cancels_the_running_file_and_rolls_it_back(
     assert finished.outcome["exit_code"] == code
     assert finished.outcome["applied"] == ["001_a.sql"]
     assert not await is_asleep(database)
-    assert await applied(database) == ["001_a.sql"]
+    assert await database.applied() == ["001_a.sql"]
     assert (await database.fetch("SELECT to_regclass('b') IS NULL AS gone"))[0]["gone"]
 
 
@@ -104,8 +99,7 @@ async def test_signal_while_waiting_for_postgres_ends_the_wait(
 async def test_signal_while_waiting_for_the_lock_ends_the_wait(
     database: Database, folder: Folder, slipway: Slipway
 ) -> None:
-    async with database.connection() as holder:
-        await holder.execute(f"SELECT pg_advisory_lock({lock_key('public', 'schema_migrations')})")
+    async with database.migration_lock():
         process = slipway.start(env=database.environ, migrations=folder({"001_a.sql": ""}))
         await asyncio.to_thread(process.wait_for_log, "waiting for the migration lock")
 
@@ -163,4 +157,4 @@ async def test_commit_that_was_sent_is_awaited(database: Database, folder: Folde
     assert finished.code == 143, finished
     assert finished.outcome
     assert finished.outcome["applied"] == ["001_a.sql"]
-    assert await applied(database) == ["001_a.sql"]
+    assert await database.applied() == ["001_a.sql"]

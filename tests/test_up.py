@@ -11,13 +11,6 @@ if TYPE_CHECKING:
     from conftest import Folder, Slipway
     from servers import Database
 
-HISTORY = "SELECT version, filename FROM public.schema_migrations ORDER BY version"
-
-
-async def applied(database: Database) -> list[str]:
-    """The filenames in the history."""
-    return [row["filename"] for row in await database.fetch(HISTORY)]
-
 
 async def has_table(database: Database, name: str) -> bool:
     rows = await database.fetch("SELECT to_regclass($1) IS NOT NULL AS found", name)
@@ -37,7 +30,7 @@ async def test_pending_files_are_applied_in_order(database: Database, folder: Fo
     assert second.outcome
     assert second.outcome["applied"] == []
     assert "up to date: nothing to do" in second.err
-    assert await applied(database) == ["001_a.sql", "002_b.sql"]
+    assert await database.applied() == ["001_a.sql", "002_b.sql"]
 
 
 async def test_versions_are_ordered_as_numbers(database: Database, folder: Folder, slipway: Slipway) -> None:
@@ -46,7 +39,7 @@ async def test_versions_are_ordered_as_numbers(database: Database, folder: Folde
     finished = slipway(env=database.environ, migrations=files)
 
     assert finished.code == 0, finished
-    assert await applied(database) == ["9_a.sql", "10_b.sql"]
+    assert await database.applied() == ["9_a.sql", "10_b.sql"]
 
 
 async def test_failure_keeps_earlier_migrations(database: Database, folder: Folder, slipway: Slipway) -> None:
@@ -71,7 +64,7 @@ async def test_failure_keeps_earlier_migrations(database: Database, folder: Fold
         "003_orders.sql was rolled back\n"
         "applied in this run and kept: 001_a.sql, 002_b.sql\n"
     ) in finished.err
-    assert await applied(database) == ["001_a.sql", "002_b.sql"]
+    assert await database.applied() == ["001_a.sql", "002_b.sql"]
     assert not await has_table(database, "c")
 
 
@@ -82,7 +75,7 @@ async def test_corrected_file_goes_on_from_there(database: Database, folder: Fol
     finished = slipway(env=database.environ, migrations=folder({"002_b.sql": "CREATE TABLE b ();"}))
 
     assert finished.code == 0, finished
-    assert await applied(database) == ["001_a.sql", "002_b.sql"]
+    assert await database.applied() == ["001_a.sql", "002_b.sql"]
 
 
 async def test_violation_shows_detail_table_and_constraint(
@@ -128,7 +121,7 @@ async def test_deferred_constraint_fails_before_the_commit(
 
     assert finished.code == 24, finished
     assert "001_a.sql was rolled back" in finished.err
-    assert await applied(database) == []
+    assert await database.applied() == []
 
 
 async def test_notices_and_warnings_are_logged_with_the_file(
@@ -154,7 +147,7 @@ async def test_file_without_a_statement_is_recorded(
     finished = slipway(env=database.environ, migrations=folder({"001_a.sql": text}))
 
     assert finished.code == 0, finished
-    assert await applied(database) == ["001_a.sql"]
+    assert await database.applied() == ["001_a.sql"]
 
 
 async def test_file_wrapped_in_begin_and_commit_is_one_transaction(
@@ -175,7 +168,7 @@ async def test_file_wrapped_in_begin_and_commit_is_one_transaction(
         in finished.err
     )
     assert "there is already a transaction in progress" not in finished.err
-    assert await applied(database) == ["001_a.sql"]
+    assert await database.applied() == ["001_a.sql"]
     assert not await has_table(database, "b")
 
 
@@ -269,7 +262,7 @@ async def test_concurrent_index_is_built_outside_a_transaction(
 
     assert finished.code == 0, finished
     assert (await database.fetch("SELECT indisvalid FROM pg_index WHERE indexrelid = 'a_n'::regclass"))[0][0]
-    assert await applied(database) == ["001_a.sql", "002_b.sql", "003_c.sql"]
+    assert await database.applied() == ["001_a.sql", "002_b.sql", "003_c.sql"]
 
 
 async def test_failed_statement_outside_a_transaction_says_what_stays(
@@ -284,7 +277,7 @@ async def test_failed_statement_outside_a_transaction_says_what_stays(
     assert "detail: Key (n)=(1) is duplicated." in finished.err
     assert "001_b.sql is not applied; it ran outside a transaction" in finished.err
     assert "was rolled back" not in finished.err
-    assert await applied(database) == []
+    assert await database.applied() == []
 
 
 async def test_table_that_stays_busy_ends_the_run_and_lets_the_others_go_on(
@@ -305,7 +298,7 @@ async def test_table_that_stays_busy_ends_the_run_and_lets_the_others_go_on(
     assert finished.code == 12, finished
     assert "canceling statement due to lock timeout; rolled back, trying again in" in finished.err
     assert "SET LOCAL lock_timeout" in finished.err
-    assert await applied(database) == []
+    assert await database.applied() == []
 
 
 async def test_busy_table_is_tried_again_until_it_is_free(database: Database, folder: Folder, slipway: Slipway) -> None:
@@ -322,7 +315,7 @@ async def test_busy_table_is_tried_again_until_it_is_free(database: Database, fo
         finished = await asyncio.to_thread(running.finish)
 
     assert finished.code == 0, finished
-    assert await applied(database) == ["001_a.sql"]
+    assert await database.applied() == ["001_a.sql"]
 
 
 async def test_statement_timeout_ends_a_migration(database: Database, folder: Folder, slipway: Slipway) -> None:
@@ -378,7 +371,7 @@ async def test_large_file_is_sent_in_parts_and_fails_at_the_right_place(
     assert first.code == 0, first
     assert '002_b.sql:20001: column "oops" does not exist\n  20001 | INSERT INTO a VALUES (1, oops);' in second.err
     assert (await database.fetch("SELECT count(*) FROM a"))[0][0] == 20_000
-    assert await applied(database) == ["001_a.sql"]
+    assert await database.applied() == ["001_a.sql"]
 
 
 async def test_no_privilege_on_the_history_is_an_access_failure(

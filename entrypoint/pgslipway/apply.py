@@ -16,15 +16,15 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from .check import CONTROL, Contents
+from .check import Contents
 from .config import Config
 from .connect import BROKEN, Connection, describe, root
 from .errors import ConnectionLost, HistoryConflict, MigrationFailed
 from .history import ROW_REMOVED, TRANSACTION_ENDED, History
-from .lock import Held
+from .lock import NO_TIMEOUTS, Held
 from .message import explain
 from .migrations import LARGE, Migration, Source
-from .sql import milliseconds, statements
+from .sql import milliseconds, statements, text_start
 
 logger = logging.getLogger(__name__)
 
@@ -34,12 +34,8 @@ STOP_TIMEOUT = 4.0
 """Seconds that a rollback or the answer to COMMIT may take once we are to stop."""
 ORPHAN_CHECK = "2s"
 """How often the server looks whether we are still there while it works (client_connection_check_interval)."""
-TIMEOUTS = "('idle_in_transaction_session_timeout', 'transaction_timeout')"
-"""What a role may have set and would end a file that takes long; ours are the limits."""
 LOST = {"57P01", "57P02", "57P03", "25P03", "57P05"}
 """SQLSTATEs with which a server takes the connection away, besides class 08."""
-
-
 BUSY = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
 """What passes when whoever uses the tables is done."""
 
@@ -92,7 +88,7 @@ async def record(held: Held, job: Job) -> None:
     begin = f"""
         BEGIN ISOLATION LEVEL READ COMMITTED;
         {job.history.set_role}
-        SELECT pg_catalog.set_config(name, '0', true) FROM pg_catalog.pg_settings WHERE name IN {TIMEOUTS};
+        {NO_TIMEOUTS}
         SET LOCAL client_connection_check_interval = '{ORPHAN_CHECK}';
         SET LOCAL standard_conforming_strings = on;
         SET LOCAL lock_timeout = {milliseconds(config.ddl_lock_timeout)};
@@ -108,7 +104,7 @@ async def record(held: Held, job: Job) -> None:
     except asyncpg.PostgresError as error:
         raise job.history.failure(error, f"{job.filename} could not be recorded") from error
     if tag == "INSERT 0 0":
-        if await held.connection.execute(f"SELECT 1 WHERE {held.condition}") == "SELECT 1":
+        if await held.is_ours():
             raise HistoryConflict(
                 f"{job.filename} could not be recorded: a trigger or a row-level security policy on "
                 f"{job.history.name} lets no row in; remove it"
@@ -138,13 +134,13 @@ def parts(source: Source, contents: Contents) -> Iterator[tuple[int, str]]:
         return
     if len(source) > LARGE:
         for statement in statements(source):
-            if not CONTROL.match(statement.text):
+            if statement not in contents.wrapper:
                 yield statement.start, source[statement.start : statement.end].decode()
         return
     text = bytearray(source)
     for statement in contents.wrapper:
         text[statement.start : statement.end] = b" " * (statement.end - statement.start)
-    start = 3 if text.startswith(b"\xef\xbb\xbf") else 0
+    start = text_start(source)
     yield start, text[start:].decode()
 
 

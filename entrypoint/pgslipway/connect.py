@@ -8,6 +8,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from math import inf
 from typing import TypeAlias, TypeVar
 
 import asyncpg
@@ -16,7 +17,6 @@ from tenacity import (
     RetryCallState,
     retry_if_exception,
     stop_after_delay,
-    stop_never,
     wait_random_exponential,
 )
 
@@ -78,7 +78,8 @@ async def wait_for_answer(
 ) -> tuple[Connection, Answer]:
     """Return a connection on which `first_query` was answered, and the answer."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + (config.wait_timeout or float("inf"))
+    limit = config.wait_timeout or inf
+    deadline = loop.time() + limit
 
     async def attempt() -> tuple[Connection, Answer]:
         async with asyncio.timeout(max(LAST_ATTEMPT, min(ATTEMPT_TIMEOUT, deadline - loop.time()))):
@@ -90,7 +91,7 @@ async def wait_for_answer(
                 raise
 
     def log_retry(state: RetryCallState) -> None:
-        cause = describe(state.outcome.exception() if state.outcome else None)
+        cause = describe(failure_of(state))
         logger.info(
             "waiting for %s: %s (attempt %d, next in %.1f s)",
             target(config.libpq), cause, state.attempt_number, state.upcoming_sleep,
@@ -99,8 +100,8 @@ async def wait_for_answer(
 
     attempts = AsyncRetrying(
         retry=retry_if_exception(lambda error: verdict(error) is DatabaseUnavailable),
-        wait=pause(0.05, 1.0, config.wait_timeout),
-        stop=stop_after_delay(config.wait_timeout) if config.wait_timeout else stop_never,
+        wait=pause(0.05, 1.0, limit),
+        stop=stop_after_delay(limit),
         before_sleep=log_retry,
         reraise=True,
     )
@@ -113,13 +114,17 @@ async def wait_for_answer(
         raise failure(f"{target(config.libpq)}: {describe(error)}{advice(failure, config)}") from error
 
 
+def failure_of(state: RetryCallState) -> BaseException | None:
+    """Return what the last attempt raised."""
+    return state.outcome.exception() if state.outcome else None
+
+
 def pause(shortest: float, longest: float, limit: float) -> Callable[[RetryCallState], float]:
     """Return a jittered exponential back-off, in seconds, that ends with one last try when `limit` has passed."""
     backoff = wait_random_exponential(multiplier=2 * shortest, min=shortest, max=longest)
 
     def seconds(state: RetryCallState) -> float:
-        left = limit - (state.seconds_since_start or 0.0) if limit else longest
-        return max(0.0, min(backoff(state), left))
+        return max(0.0, min(backoff(state), limit - (state.seconds_since_start or 0.0)))
 
     return seconds
 

@@ -11,10 +11,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 from typing import TypeAlias
 
 import asyncpg
-from tenacity import AsyncRetrying, RetryError, retry_if_result, stop_after_delay, stop_never
+from tenacity import AsyncRetrying, RetryError, retry_if_result, stop_after_delay
 
 from .config import Config
 from .connect import ATTEMPT_TIMEOUT, BROKEN, Connection, close, pause
@@ -29,11 +30,15 @@ LONGEST_PAUSE = 3.0
 """Seconds; the pause between polls is random below it, so that many waiters stay below a query a second each."""
 IS_DIRECT = "SELECT 1 WHERE pg_catalog.pg_backend_pid() = {pid}"
 TRY_SESSION = "SELECT 1 WHERE pg_catalog.pg_try_advisory_lock({key})"
-TRY_TRANSACTION = """
-BEGIN ISOLATION LEVEL READ COMMITTED;
+NO_TIMEOUTS = """
 SELECT pg_catalog.set_config(name, '0', true) FROM pg_catalog.pg_settings
  WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout', 'statement_timeout');
-SELECT 1 WHERE pg_catalog.pg_try_advisory_xact_lock({key})
+"""
+"""For the rest of a transaction; by a query, since older servers do not know all of them."""
+TRY_TRANSACTION = f"""
+BEGIN ISOLATION LEVEL READ COMMITTED;
+{NO_TIMEOUTS}
+SELECT 1 WHERE pg_catalog.pg_try_advisory_xact_lock({{key}})
 """
 UNLOCK = "SELECT pg_catalog.pg_advisory_unlock({key})"
 IS_OURS = """
@@ -61,6 +66,10 @@ class Held:
     """SQL, true as long as the lock is still ours."""
     is_pooled: bool
     """The connection goes through a pooler."""
+
+    async def is_ours(self) -> bool:
+        """Tell whether the lock is still ours: a file may drop it."""
+        return await self.connection.execute(f"SELECT 1 WHERE {self.condition}") == "SELECT 1"
 
 
 @dataclass(slots=True)
@@ -140,15 +149,15 @@ async def lock(
 
 async def wait(poll: Callable[[], Awaitable[bool | None]], waiting: Waiting, config: Config) -> bool:
     """Poll until the lock is held (True) or nothing is left to do (False). Raises Locked."""
+    limit = config.lock_timeout or inf
     attempts = AsyncRetrying(
         retry=retry_if_result(lambda result: result is None),
-        wait=pause(0.1, LONGEST_PAUSE, config.lock_timeout),
-        stop=stop_after_delay(config.lock_timeout) if config.lock_timeout else stop_never,
+        wait=pause(0.1, LONGEST_PAUSE, limit),
+        stop=stop_after_delay(limit),
     )
 
     async def poll_in_time() -> bool | None:
-        limit = config.wait_timeout and config.wait_timeout + ATTEMPT_TIMEOUT
-        async with asyncio.timeout(limit or None):  # a network may go silent
+        async with asyncio.timeout((config.wait_timeout or inf) + ATTEMPT_TIMEOUT):  # a network may go silent
             return await poll()
 
     try:

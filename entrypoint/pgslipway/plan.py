@@ -130,7 +130,12 @@ def edited_text(pair: tuple[Migration, Applied]) -> str:
     )
 
 
-def names(items: Sequence[Migration | Applied], most: int = 5) -> str:
-    """List filenames, the first few of many."""
-    listed = ", ".join(item.filename for item in items[:most])
-    return listed if len(items) <= most else f"{listed} and {len(items) - most} more"
+def names(items: Sequence[Migration | Applied]) -> str:
+    """List the filenames, the first few of many."""
+    return few([item.filename for item in items])
+
+
+def few(filenames: Sequence[str], most: int = 5) -> str:
+    """List the first few of many filenames."""
+    listed = ", ".join(filenames[:most])
+    return listed if len(filenames) <= most else f"{listed} and {len(filenames) - most} more"

@@ -72,7 +72,6 @@ async def perform(request: Request) -> str:
 
 def finish(outcome: Outcome, settings: Config) -> int:
     """Log the outcome and write it for the orchestrator; return the exit code."""
-    report.set_up_logging(settings)
     level = logging.ERROR if outcome.exit_code else logging.INFO
     fields = {"exit_code": outcome.exit_code, "result": outcome.result, "seconds": round(outcome.seconds, 3)}
     logger.log(level, "%s", outcome.text, extra=fields)

@@ -12,12 +12,12 @@ from typing import Any
 
 from . import __version__
 from .config import Config
+from .plan import few
 
 TERMINATION_LOG = Path("/dev/termination-log")
 """Where Kubernetes reads a container's last words; written only if it exists."""
 TERMINATION_BYTES = 4096
 """Kubernetes cuts what is longer."""
-NAMES_SHOWN = 5
 RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 """The attributes that every log record has; the others are fields of ours."""
 
@@ -42,9 +42,7 @@ class Outcome:
     @property
     def kept(self) -> str:
         """What was applied before a failure and stays."""
-        names = ", ".join(self.applied[:NAMES_SHOWN])
-        more = len(self.applied) - NAMES_SHOWN
-        return f"applied in this run and kept: {names}{f' and {more} more' if more > 0 else ''}" if names else ""
+        return f"applied in this run and kept: {few(self.applied)}" if self.applied else ""
 
     def to_json(self, limit: int = TERMINATION_BYTES) -> bytes:
         """Return the outcome as one JSON object of at most `limit` bytes; long parts are cut, and say so."""

@@ -9,19 +9,13 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import asyncpg
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    retry_if_exception_type,
-    wait_random,
-    wait_random_exponential,
-)
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random, wait_random_exponential
 
 from . import steps
 from .apply import BUSY, Busy, Job, StartOver, apply, lost_while
 from .check import check
 from .config import Config
-from .connect import Connection, connect, reconnect
+from .connect import Connection, connect, failure_of, reconnect
 from .errors import BadMigrations, DatabaseUnavailable, Locked, SlipwayError, TableBusy
 from .history import History
 from .libpq import target
@@ -54,8 +48,8 @@ class Run:
     applied: list[str] = field(default_factory=list)
     busy_since: dict[str, float] = field(default_factory=dict)
     """When a file first found its tables busy."""
-
     warned: set[str] = field(default_factory=set)
+    """What was warned of already; the history is compared more than once."""
 
     @property
     def history(self) -> History:
@@ -217,11 +211,6 @@ class Run:
 
 class NewSession(StartOver):
     """The same file is tried again, on a new session; MIGRATE_DDL_RETRY bounds it."""
-
-
-def failure_of(state: RetryCallState) -> BaseException | None:
-    """Return what the last attempt raised."""
-    return state.outcome.exception() if state.outcome else None
 
 
 async def up(run: Run) -> None:

@@ -74,9 +74,14 @@ class Statement:
         return " ".join('""' if word.startswith('"') else word for word in self.words)
 
 
+def text_start(source: Source) -> int:
+    """Return where the text begins: after a BOM."""
+    return len(codecs.BOM_UTF8) if source[: len(codecs.BOM_UTF8)] == codecs.BOM_UTF8 else 0
+
+
 def tokens(source: Source) -> Iterator[tuple[str, int, int]]:
     """Yield (kind, start, end) for every token, white space and comments included. Raises SqlError."""
-    position = len(codecs.BOM_UTF8) if source[:3] == codecs.BOM_UTF8 else 0
+    position = text_start(source)
     while match := TOKEN.match(source, position):
         kind, end = str(match.lastgroup), match.end()
         if kind == "block":

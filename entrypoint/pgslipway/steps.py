@@ -46,7 +46,7 @@ async def run(held: Held, job: Job) -> None:
     and BadConfiguration where a pooler stands in the way.
     """
     connection = held.connection
-    if await connection.execute(f"SELECT 1 WHERE {held.condition}") != "SELECT 1":
+    if not await held.is_ours():
         raise StartOver("the migration lock was dropped")
     source = job.migration.read()
     async with session(held, job):
