@@ -179,6 +179,51 @@ async def test_statement_that_could_not_be_recorded_says_how_to(
     assert again.code == 0, again
 
 
+async def test_statement_whose_row_is_dropped_is_half_done(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    slipway(env=database.environ, migrations=folder({"001_a.sql": "CREATE TABLE a (n int);"}))
+    await database.execute(
+        "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+        "CREATE TRIGGER no BEFORE INSERT ON schema_migrations FOR EACH ROW EXECUTE FUNCTION no()"
+    )
+
+    finished = slipway(env=database.environ, migrations=folder({"002_v.sql": "-- no-transaction\nVACUUM a;"}))
+
+    assert finished.code == 25, finished
+    assert await database.applied() == ["001_a.sql"]
+
+
+@pytest.mark.parametrize("target", ["a", "public.a", "ONLY a USING btree", '"public" . "a"'])
+@pytest.mark.parametrize("index", ["i", "Éidx", '"Odd ""Na\'me"'])
+async def test_invalid_index_is_never_taken_for_done(
+    index: str, target: str, database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    await database.execute("CREATE TABLE a (n int); INSERT INTO a VALUES (1), (1)")
+    build = f"-- no-transaction\nCREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS {index} ON {target} (n);"
+    files = folder({"001_i.sql": build})
+
+    refused = slipway(env=database.environ, migrations=files)
+    again = slipway(env=database.environ, migrations=files)
+
+    assert refused.code == 24, refused
+    assert again.code == 24, again
+    assert "exists but is invalid" in again.err
+
+
+async def test_invalid_index_of_another_table_is_left_alone(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    await database.execute("CREATE SCHEMA z; CREATE TABLE z.a (n int); INSERT INTO z.a VALUES (1), (1)")
+    build = "-- no-transaction\nCREATE UNIQUE INDEX CONCURRENTLY i ON"
+    slipway(env=database.environ, migrations=folder({"001_i.sql": f"{build} z.a (n);"}))
+    await database.execute("CREATE TABLE a (n int)")
+
+    finished = slipway(env=database.environ, migrations=folder({"001_i.sql": f"{build} a (n) WHERE n > 0;"}))
+
+    assert finished.code == 0, finished
+
+
 async def test_trigger_that_drops_the_row_is_named(database: Database, folder: Folder, slipway: Slipway) -> None:
     slipway(env=database.environ, migrations=folder({"001_a.sql": ""}))
     await database.execute(

@@ -249,3 +249,21 @@ def test_reading_settings_never_raises(environ: dict[str, Any]) -> None:
     config = from_environ(environ, {})
 
     assert all(problem.partition(":")[0].split()[0] in {*environ, "PGUSER"} for problem in config.problems)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("PGDATABASE", "postgres://u:s3cretPW@h/d"),
+        ("PGUSER", "postgres://u:s3cretPW@h/d"),
+        ("PGSSLKEY", "-----BEGIN PRIVATE KEY-----\ns3cretPW"),
+        ("PGSSLROOTCERT", "x" * 5000),
+        ("PGPORT", "1" * 5000),
+    ],
+    ids=["database", "user", "key", "long path", "long port"],
+)
+def test_value_in_the_wrong_place_is_a_problem_that_shows_no_secret(variable: str, value: str) -> None:
+    config = from_environ({"PGUSER": "u"} | {variable: value}, {})
+
+    assert [problem for problem in config.problems if problem.startswith(f"{variable}: ")]
+    assert "s3cretPW" not in "".join(config.problems)

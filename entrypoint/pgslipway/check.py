@@ -1,11 +1,13 @@
 """What can be known from a file alone: how it wants to be run, and what in it can never work."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from .message import NO_TRANSACTION, excerpt
 from .migrations import Migration, Source
-from .sql import SqlError, Statement, leading_comments, statements
+from .sql import SqlError, Statement, leading_comments, quote_name, statements
 
 CONTROL = re.compile(
     r"(BEGIN|START TRANSACTION|END|ABORT|PREPARE TRANSACTION|(COMMIT|ROLLBACK)(?! PREPARED)"
@@ -32,6 +34,7 @@ ALLOWED = {
     "client_encoding": ("utf8", "utf-8", "unicode"),
     "standard_conforming_strings": ("on", "true", "yes", "1"),
 }
+AFTER_TABLE = {"USING", "INCLUDE", "NULLS", "WITH", "TABLESPACE", "WHERE"}
 EXTENSION = re.compile(r"CREATE EXTENSION (IF NOT EXISTS )?\S")
 NO_TRANSACTION_LINE = re.compile(r"no-transaction", re.IGNORECASE)
 MINIMUM_VERSION = re.compile(r"minimum-version:(.*)", re.IGNORECASE)
@@ -46,8 +49,8 @@ class Contents:
     wrapper: tuple[Statement, ...] = ()
     """The BEGIN and COMMIT around the whole file; they are not sent, since every file is a transaction."""
     count: int = 0
-    concurrent_indexes: set[str] = field(default_factory=set)
-    """The names of the indexes that it builds concurrently."""
+    concurrent_indexes: set[tuple[str, str]] = field(default_factory=set)
+    """The indexes that it builds concurrently: name, and quoted name of the table."""
     extensions: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
 
@@ -56,7 +59,8 @@ class Contents:
         if match := EXTENSION.match(statement.text):
             self.extensions.add(folded(statement.words[match[0].count(" ")]))
         if match := CONCURRENT_INDEX.match(statement.text):
-            self.concurrent_indexes.add(folded(statement.words[match[0].count(" ")]))
+            index = match[0].count(" ")
+            self.concurrent_indexes.add((folded(statement.words[index]), table_name(statement.words[index + 1 :])))
 
 
 def check(migration: Migration, source: Source) -> Contents:
@@ -153,4 +157,13 @@ def is_wrapped(control: list[tuple[int, Statement]], contents: Contents) -> bool
 
 def folded(word: str) -> str:
     """Return the name that a word stands for, as Postgres folds it."""
-    return word[1:-1].replace('""', '"') if word.startswith('"') else word.lower()
+    if word.startswith('"'):
+        return word[1:-1].replace('""', '"')
+    return word.encode().lower().decode()  # bytes, because only ASCII is folded
+
+
+def table_name(words: Sequence[str]) -> str:
+    """Return the quoted name of the table from the words "ON [ONLY] schema table USING …"."""
+    named = [word for word in words[1:3] if word != "ONLY"] + list(words[3:4])
+    parts = [named[0], *takewhile(lambda word: word not in AFTER_TABLE, named[1:2])] if named else []
+    return ".".join(quote_name(folded(part)) for part in parts)

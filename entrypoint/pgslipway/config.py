@@ -40,7 +40,7 @@ def name(suffix: str = "") -> Callable[[str], str]:
     longest = NAME_BYTES - len(suffix)
 
     def parse(text: str) -> str:
-        if len(text.encode()) > longest:
+        if not text or "\0" in text or len(text.encode()) > longest:
             raise ValueError(f"a name of at most {longest} bytes")
         return text
 

@@ -91,7 +91,7 @@ def is_host(text: str) -> bool:
 
 def is_port(text: str) -> bool:
     """Tell whether `text` is the number of a TCP port."""
-    return text.isdecimal() and text.isascii() and 0 < int(text) < 65536
+    return text.isdecimal() and text.isascii() and len(text) <= 5 and 0 < int(text) < 65536
 
 
 def problems(given: Mapping[str, str]) -> Iterator[str]:
@@ -101,10 +101,22 @@ def problems(given: Mapping[str, str]) -> Iterator[str]:
         if given.get(variable, choices[0]) not in choices:
             yield f"{variable}: expected {' or '.join(choices)}"
     for variable in FILES:
-        if variable in given and not Path(given[variable]).is_file():
-            yield f"{variable}: {given[variable]}: no such file"
+        if variable in given and not is_file(given[variable]):
+            shown = "" if "-----BEGIN" in given[variable] else f" {given[variable][:200]}:"
+            yield f"{variable}:{shown} no such file, or none that may be looked at; give the path of one"
+    for variable in ("PGUSER", "PGDATABASE"):
+        if "://" in given.get(variable, ""):
+            yield f"{variable}: expected a name, not a URL; give that as {URL}"
     if "PGUSER" not in given and not login_name():
         yield f"PGUSER: not set, and this process's user id has no name; give PGUSER or the user in {URL}"
+
+
+def is_file(path: str) -> bool:
+    """Tell whether there is a file that this process may look at."""
+    try:
+        return Path(path).is_file()
+    except OSError:
+        return False
 
 
 def address_problems(given: Mapping[str, str]) -> Iterator[str]:

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 INVALID = """
 SELECT FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
- WHERE c.relname = {name} AND NOT i.indisvalid
+ WHERE c.relname = {index} AND i.indrelid = pg_catalog.to_regclass({table}) AND NOT i.indisvalid
 """
 MAY_RECORD = "SELECT 1 WHERE pg_catalog.has_table_privilege({table}, 'INSERT')"
 
@@ -63,7 +63,11 @@ async def send(connection: Connection, job: Job, source: Source, start: int, tex
         with notices(connection, job.filename):
             async with lost_while(f"{job.filename} may have been done and is not recorded; {LEFTOVER}"):
                 await connection.execute(text)
-                invalid = [name for name in job.contents.concurrent_indexes if await is_invalid(connection, name)]
+                invalid = [
+                    index
+                    for index, table in job.contents.concurrent_indexes
+                    if await is_invalid(connection, index, table)
+                ]
     except asyncpg.PostgresError as error:
         message = explain(server_error(error), job.filename, source, start, text)
         raise MigrationFailed(f"{message}\n{job.filename} is not applied; {LEFTOVER}") from error
@@ -77,9 +81,10 @@ async def send(connection: Connection, job: Job, source: Source, start: int, tex
         )
 
 
-async def is_invalid(connection: Connection, name: str) -> bool:
-    """Tell whether there is an invalid index of this name."""
-    return await connection.execute(INVALID.format(name=quote_literal(name))) != "SELECT 0"
+async def is_invalid(connection: Connection, index: str, table: str) -> bool:
+    """Tell whether the table has an invalid index of this name."""
+    query = INVALID.format(index=quote_literal(index), table=quote_literal(table))
+    return await connection.execute(query) != "SELECT 0"
 
 
 async def record(connection: Connection, job: Job) -> None:
@@ -88,7 +93,8 @@ async def record(connection: Connection, job: Job) -> None:
     unknown = f"{job.filename} was done, but is perhaps not recorded"
     try:
         async with lost_while(unknown), rolled_back_on_failure(connection, job.filename):
-            command = f"BEGIN; {job.history.set_role} SET LOCAL lock_timeout = 0; {row}; COMMIT"
+            verified = f"{row}; {job.history.verify(job.migration)}"  # a trigger may let no row in
+            command = f"BEGIN; {job.history.set_role} SET LOCAL lock_timeout = 0; {verified}; COMMIT"
             await see_through(connection.execute(command), unknown)
     except asyncpg.PostgresError as error:
         raise HalfDone(
