@@ -19,6 +19,6 @@ if ! python=$(find_python) && ! { "$here/apt-install.sh" python3-venv && python=
     echo 'pgslipway needs Python 3.11 or newer with venv (Debian and Ubuntu: apt-get install python3-venv).' >&2
     exit 1
 fi
-"$python" -m venv .venv
+"$python" -m venv --clear .venv
 .venv/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.txt
 .venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
