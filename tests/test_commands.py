@@ -55,6 +55,7 @@ async def test_status_as_json_is_for_scripts(database: Database, folder: Folder,
         "filename": "001_a.sql",
         "state": "applied",
         "applied_at": "2026-01-02T03:04:05+00:00",
+        "progress": None,
     }
 
 
@@ -151,7 +152,7 @@ def test_version_has_one_source(slipway: Slipway) -> None:
     ("arguments", "message"),
     [
         (["upp"], "invalid choice: 'upp'"),
-        (["up", "now"], "a folder goes with rehearse, not with up"),
+        (["up", "now"], "up takes no argument"),
         (["status", "--since", "3"], "--since goes with check, not with status"),
         (["up", "--json"], "--json goes with status, not with up"),
         (["check", "--since", "three"], "argument --since: invalid int value: 'three'"),

@@ -275,9 +275,10 @@ async def test_failed_statement_outside_a_transaction_says_what_stays(
 
     assert finished.code == 24, finished
     assert "detail: Key (n)=(1) is duplicated." in finished.err
-    assert "001_b.sql is not applied; it ran outside a transaction" in finished.err
+    assert "what comes before it in 001_b.sql is done and stays" in finished.err
     assert "was rolled back" not in finished.err
     assert await database.applied() == []
+    assert await database.fetch("SELECT FROM pg_index WHERE NOT indisvalid") == []
 
 
 async def test_table_that_stays_busy_ends_the_run_and_lets_the_others_go_on(

@@ -8,6 +8,9 @@ from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
+STOP_SECONDS = 4.5
+"""Seconds from the first signal to the end, at the latest: a server that went silent answers no cancellation."""
+
 
 def note() -> None:
     """Do no more than note the signal: nothing runs yet that could be cancelled, or nothing any more."""
@@ -22,15 +25,28 @@ class Stop:
     def __init__(self) -> None:
         self.signum = 0
         self.action: Callable[[], object] = note
+        self.report: Callable[[], object] = note
+        """Says how it ended where `action` could not end it in time."""
 
     def __call__(self, signum: int, _: FrameType | None) -> None:
         """Note the signal and cancel what runs; a second signal changes nothing."""
         if not self.signum:
             self.signum = signum
+            signal.setitimer(signal.ITIMER_REAL, STOP_SECONDS)
             self.action()
+
+    def disarm(self) -> None:
+        """Leave the rest of the time to the report."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def overdue(self, _: int, __: FrameType | None) -> None:
+        """End the process."""
+        self.report()
+        leave(128 + self.signum)
 
 
 stop = Stop()
+signal.signal(signal.SIGALRM, stop.overdue)
 signal.signal(signal.SIGINT, stop)
 signal.signal(signal.SIGTERM, stop)
 

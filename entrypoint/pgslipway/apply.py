@@ -21,10 +21,11 @@ from .config import Config
 from .connect import BROKEN, Connection, describe, root
 from .errors import ConnectionLost, HistoryConflict, MigrationFailed
 from .history import ROW_REMOVED, TRANSACTION_ENDED, History
-from .lock import NO_TIMEOUTS, Held
+from .lock import IN_TRANSACTION, Held
 from .message import explain
 from .migrations import LARGE, Migration, Source
 from .sql import milliseconds, statements, text_start
+from .watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,13 @@ class Busy(Exception):
     def __init__(self, cause: str, *, recording: bool) -> None:
         super().__init__(cause)
         self.recording = recording
-        """It was the history row: another runner is applying the same file."""
+        """It was our own row: another runner is applying the same file."""
+        self.blocker = ""
+        """What was waited for and who held it, where that was seen."""
+
+    def __str__(self) -> str:
+        """Return the cause, and who was in the way."""
+        return f"{super().__str__()} while {self.blocker}" if self.blocker else super().__str__()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +75,7 @@ class Job:
         return self.migration.filename
 
 
-async def apply(held: Held, job: Job) -> None:
+async def apply(held: Held, job: Job, watch: Watch) -> None:
     """Apply one transactional file and record it.
 
     Raises MigrationFailed, Busy, StartOver, ConnectionLost, AccessRefused, HistoryConflict, DatabaseUnavailable;
@@ -78,7 +85,8 @@ async def apply(held: Held, job: Job) -> None:
     async with rolled_back_on_failure(connection, job.filename):
         await record(held, job)
         with notices(connection, job.filename):
-            await send(connection, job)
+            with watch.over(job.filename):
+                await send(connection, job)
             await commit(held, job)
 
 
@@ -88,7 +96,7 @@ async def record(held: Held, job: Job) -> None:
     begin = f"""
         BEGIN ISOLATION LEVEL READ COMMITTED;
         {job.history.set_role}
-        {NO_TIMEOUTS}
+        {IN_TRANSACTION}
         SET LOCAL client_connection_check_interval = '{ORPHAN_CHECK}';
         SET LOCAL standard_conforming_strings = on;
         SET LOCAL lock_timeout = {milliseconds(config.ddl_lock_timeout)};

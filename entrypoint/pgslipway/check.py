@@ -1,13 +1,11 @@
 """What can be known from a file alone: how it wants to be run, and what in it can never work."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
 
 from .message import NO_TRANSACTION, excerpt
 from .migrations import Migration, Source
-from .sql import SqlError, Statement, leading_comments, quote_name, statements
+from .sql import SqlError, Statement, folded, leading_comments, statements
 
 CONTROL = re.compile(
     r"(BEGIN|START TRANSACTION|END|ABORT|PREPARE TRANSACTION|(COMMIT|ROLLBACK)(?! PREPARED)"
@@ -25,7 +23,14 @@ OUTSIDE = re.compile(
 """What Postgres refuses inside a transaction block (25001): PreventInTransactionBlock in its sources."""
 UNNAMED_INDEX = re.compile(r"CREATE (UNIQUE )?INDEX CONCURRENTLY ON\b")
 COPY = re.compile(r"COPY .*\b(FROM STDIN|TO STDOUT)\b")
-CONCURRENT_INDEX = re.compile(r"CREATE (UNIQUE )?INDEX CONCURRENTLY (IF NOT EXISTS )?\S")
+SETTINGS = re.compile(r"(SET|RESET)\b")
+"""These change the session and nothing else."""
+TEMPORARY = re.compile(
+    r"CREATE (OR REPLACE )?((GLOBAL|LOCAL) )?TEMP(ORARY)? (RECURSIVE )?(TABLE|VIEW|SEQUENCE) (IF NOT EXISTS )?(?=\S)"
+)
+EXTENSION_UPDATE = re.compile(r"ALTER EXTENSION \S+ UPDATE\b")
+TAKES_ROLE = re.compile(r"(SET|RESET) ((SESSION|LOCAL) )?(ROLE|SESSION AUTHORIZATION)\b")
+SAVEPOINT = re.compile(r"(SAVEPOINT|RELEASE|ROLLBACK( WORK| TRANSACTION)? TO)\b")
 SETTING = re.compile(
     rb"SET\s+(?:SESSION\s+|LOCAL\s+)?(client_encoding|standard_conforming_strings)\s*(?:=|\sTO\s)\s*'?([\w-]*)",
     re.IGNORECASE,
@@ -34,7 +39,10 @@ ALLOWED = {
     "client_encoding": ("utf8", "utf-8", "unicode"),
     "standard_conforming_strings": ("on", "true", "yes", "1"),
 }
-AFTER_TABLE = {"USING", "INCLUDE", "NULLS", "WITH", "TABLESPACE", "WHERE"}
+NEEDS_SESSION = (
+    "behind a pooler this would be left to whoever uses the server connection next; connect to Postgres directly, "
+    "or set MIGRATE_LOCK=session where the pooler is in session mode"
+)
 EXTENSION = re.compile(r"CREATE EXTENSION (IF NOT EXISTS )?\S")
 NO_TRANSACTION_LINE = re.compile(r"no-transaction", re.IGNORECASE)
 MINIMUM_VERSION = re.compile(r"minimum-version:(.*)", re.IGNORECASE)
@@ -49,8 +57,8 @@ class Contents:
     wrapper: tuple[Statement, ...] = ()
     """The BEGIN and COMMIT around the whole file; they are not sent, since every file is a transaction."""
     count: int = 0
-    concurrent_indexes: set[tuple[str, str]] = field(default_factory=set)
-    """The indexes that it builds concurrently: name, and quoted name of the table."""
+    session_state: list[str] = field(default_factory=list)
+    """In a file without a transaction: what needs a session of our own, which a pooler does not give."""
     extensions: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
 
@@ -58,9 +66,6 @@ class Contents:
         """Keep the names of what `statement` makes, where they matter later."""
         if match := EXTENSION.match(statement.text):
             self.extensions.add(folded(statement.words[match[0].count(" ")]))
-        if match := CONCURRENT_INDEX.match(statement.text):
-            index = match[0].count(" ")
-            self.concurrent_indexes.add((folded(statement.words[index]), table_name(statement.words[index + 1 :])))
 
 
 def check(migration: Migration, source: Source) -> Contents:
@@ -90,6 +95,8 @@ def examine(migration: Migration, source: Source, contents: Contents) -> None:
             control.append((contents.count, statement))
         if message := refusal(statement, source, contents.transactional):
             contents.problems.append(excerpt(migration.filename, source, statement.start, message))
+        if not contents.transactional and (SETTINGS.match(statement.text) or TEMPORARY.match(statement.text)):
+            contents.session_state.append(excerpt(migration.filename, source, statement.start, NEEDS_SESSION))
         contents.note_names(statement)
     if is_wrapped(control, contents):
         contents.wrapper = tuple(statement for _, statement in control)
@@ -97,11 +104,6 @@ def examine(migration: Migration, source: Source, contents: Contents) -> None:
     for _, statement in control:
         message = transaction_control(statement, contents.transactional)
         contents.problems.append(excerpt(migration.filename, source, statement.start, message))
-    if not contents.transactional and contents.count > 1:
-        contents.problems.append(
-            f"{migration.filename}: {contents.count} statements in a file without a transaction; "
-            "this version runs one statement for each such file: split it"
-        )
 
 
 def read_directives(migration: Migration, source: Source, contents: Contents) -> None:
@@ -131,6 +133,10 @@ def refusal(statement: Statement, source: Source, transactional: bool) -> str | 
             return f"the file is read and sent with {setting} = {ALLOWED[setting][0]}; remove this line"
     if UNNAMED_INDEX.match(text):
         return "an index that is built concurrently needs a name here, so that a run that was cut off can go on"
+    if not transactional and TAKES_ROLE.match(text):
+        return "the role of a file without a transaction is MIGRATE_ROLE, for its journal too; remove this line"
+    if not transactional and SAVEPOINT.match(text):
+        return transaction_control(statement, transactional)
     if transactional and (match := OUTSIDE.match(text)):
         return f"{match[0].strip()} cannot run inside a transaction; {NO_TRANSACTION}"
     return None
@@ -153,17 +159,3 @@ def is_wrapped(control: list[tuple[int, Statement]], contents: Contents) -> bool
         and OPENING.fullmatch(opening.text) is not None
         and CLOSING.fullmatch(closing.text) is not None
     )
-
-
-def folded(word: str) -> str:
-    """Return the name that a word stands for, as Postgres folds it."""
-    if word.startswith('"'):
-        return word[1:-1].replace('""', '"')
-    return word.encode().lower().decode()  # bytes, because only ASCII is folded
-
-
-def table_name(words: Sequence[str]) -> str:
-    """Return the quoted name of the table from the words "ON [ONLY] schema table USING …"."""
-    named = [word for word in words[1:3] if word != "ONLY"] + list(words[3:4])
-    parts = [named[0], *takewhile(lambda word: word not in AFTER_TABLE, named[1:2])] if named else []
-    return ".".join(quote_name(folded(part)) for part in parts)

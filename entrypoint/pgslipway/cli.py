@@ -1,8 +1,8 @@
 """The command line: commands, their options, and a flag for each setting."""
 
 import argparse
+import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NoReturn
 
 from . import __version__, errors
@@ -13,11 +13,13 @@ COMMANDS = {
     "up": "wait for Postgres, lock, apply what is pending (the default)",
     "status": "show a row for each migration (--json, --exit-code: 14 when something is pending)",
     "plan": "show what `up` would do, and exit with the code that it would refuse with",
+    "resolve": "say what became of a half-done statement: resolve VERSION --done, or --retry",
     "check": "check the files alone, without a database (--since VERSION)",
     "rehearse": "apply everything to a throw-away embedded Postgres (DIR instead of MIGRATE_DIR)",
 }
-OPTIONS = {"json": "status", "exit_code": "status", "since": "check", "folder": "rehearse"}
+OPTIONS = {"json": "status", "exit_code": "status", "since": "check", "done": "resolve", "retry": "resolve"}
 """The options that belong to one command only."""
+TAKE_ARGUMENT = {"rehearse", "resolve"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,10 +41,22 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
         raise BadConfiguration(f"unknown arguments: {names or 'too many'}; see pgslipway --help")
     for name, command in OPTIONS.items():
         if getattr(options, name) and command != options.command:
-            shown = "a folder" if name == "folder" else f"--{name.replace('_', '-')}"
-            raise BadConfiguration(f"{shown} goes with {command}, not with {options.command}")
+            raise BadConfiguration(f"--{name.replace('_', '-')} goes with {command}, not with {options.command}")
+    if options.argument is not None and options.command not in TAKE_ARGUMENT:
+        raise BadConfiguration(f"{options.command} takes no argument; see pgslipway --help")
+    if options.command == "resolve":
+        check_resolve(options)
     flags = {variable: value for variable in SETTINGS if (value := getattr(options, variable)) is not None}
     return options, flags
+
+
+def check_resolve(options: argparse.Namespace) -> None:
+    """Raise BadConfiguration unless it is said what to resolve, and how."""
+    if not re.fullmatch(r"[0-9]{1,19}", options.argument or "") or options.done == options.retry:
+        raise BadConfiguration(
+            "resolve takes the version of the unfinished file, and either --done (its statement in flight took effect: "
+            "go on after it) or --retry (it did not: run it again), as in: pgslipway resolve 3 --done"
+        )
 
 
 def make_parser() -> Parser:
@@ -56,10 +70,12 @@ def make_parser() -> Parser:
         allow_abbrev=False,
     )
     parser.add_argument("command", nargs="?", default="up", choices=COMMANDS, metavar="COMMAND")
-    parser.add_argument("folder", nargs="?", type=Path, metavar="DIR", help=argparse.SUPPRESS)
+    parser.add_argument("argument", nargs="?", metavar="DIR|VERSION", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"pgslipway {__version__}")
     parser.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--exit-code", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--done", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--retry", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--since", type=int, metavar="VERSION", help=argparse.SUPPRESS)
     settings = parser.add_argument_group("settings, each also an environment variable")
     for variable, field in SETTINGS.items():

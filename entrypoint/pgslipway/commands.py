@@ -6,14 +6,19 @@ import warnings
 from argparse import Namespace
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from . import libpq
 from . import status as rows_of
 from .check import check as check_file
 from .config import Config
-from .connect import connect, export
-from .errors import BadConfiguration, BadMigrations, NotYet
+from .connect import Connection, connect, export, reconnect
+from .errors import BadConfiguration, BadMigrations, HistoryConflict, NotYet
+from .journal import Entry, Unfinished
+from .lock import lock
+from .mend import wait_for_orphan
 from .migrations import discover
 from .plan import Plan, make_plan, names
 from .report import show
@@ -41,8 +46,8 @@ async def up(request: Request) -> str:
 
 async def status(request: Request) -> str:
     """Show a row for each migration. Raises NotYet with --exit-code when something is pending."""
-    plan = await read_plan(request.config)
-    rows = rows_of.rows(plan)
+    plan, unfinished = await read_plan(request.config)
+    rows = rows_of.rows(plan, unfinished)
     show(rows_of.to_json(rows) if request.options.json else rows_of.to_table(rows))
     if request.options.exit_code and plan.pending:
         raise NotYet(f"{count(len(plan.pending), 'migration')} pending: {names(plan.pending)}")
@@ -53,11 +58,37 @@ async def plan(request: Request) -> str:
     """Show what `up` would do. Raises what `up` would refuse with."""
     run = Run(request.config, discover(request.config.dir))
     async with connect(request.config, run.history_as_login.read) as (connection, history):
-        jobs = await run.preview(connection, history)
+        jobs, unfinished = await run.preview(connection, history)
     for job in jobs:
         how = "in a transaction" if job.contents.transactional else "without a transaction"
-        show(f"apply {job.filename} ({count(job.contents.count, 'statement')}, {how})")
+        entries = unfinished.get(job.migration.version)
+        so_far = f"; {rows_of.progress(entries)}" if entries else ""
+        show(f"apply {job.filename} ({count(job.contents.count, 'statement')}, {how}{so_far})")
     return f"{count(len(jobs), 'migration')} to apply"
+
+
+async def resolve(request: Request) -> str:
+    """Take down a person's decision about a statement in flight. Raises HistoryConflict where there is none."""
+    config, version, is_done = request.config, int(request.options.argument), request.options.done
+    run, again = Run(config, []), partial(reconnect, config)
+
+    async def in_flight(connection: Connection) -> Entry | None:
+        entries = (await run.journal.read(connection)).get(version, [])
+        return next((entry for entry in entries if not entry.done_at), None)
+
+    async def is_settled(connection: Connection) -> bool:
+        return await in_flight(connection) is None
+
+    async with again() as connection, run.translated(), lock(connection, config, is_settled, again) as held:
+        entry = await in_flight(held.connection) if held else None
+        if held is None or entry is None:
+            raise HistoryConflict(f"version {version} has no statement in flight, so there is nothing to resolve")
+        await wait_for_orphan(held.connection, entry.statement or "", config.lock_timeout)
+        async with run.history.transaction(held.connection):
+            decision = run.journal.finish(entry) if is_done else run.journal.remove(entry)
+            await held.connection.execute(decision)
+    what = "took effect; the next run goes on after it" if is_done else "did not take effect; the next run repeats it"
+    return f"noted: line {entry.line} of version {version} {what}"
 
 
 async def check(request: Request) -> str:
@@ -75,14 +106,14 @@ async def check(request: Request) -> str:
 
 async def rehearse(request: Request) -> str:
     """Apply everything to a throw-away Postgres. Raises BadConfiguration without the extra `embedded`."""
-    migrations_dir = request.options.folder or request.config.dir
+    migrations_dir = Path(request.options.argument or request.config.dir)
     start = embedded_server()
     export({})  # the server that is started below would take over PGPORT and its like
     with tempfile.TemporaryDirectory() as folder, start(f"{folder}/data") as server:
         where, _ = libpq.merge({libpq.URL: server.get_uri()})
         config = replace(request.config, dir=migrations_dir, role=None, libpq=where)
         await up(replace(request, config=config))
-        show(rows_of.to_table(rows_of.rows(await read_plan(config))))
+        show(rows_of.to_table(rows_of.rows(*await read_plan(config))))
     return f"rehearsed {count(len(request.applied), 'migration')} on an embedded Postgres, which is gone again"
 
 
@@ -99,11 +130,11 @@ def embedded_server() -> Callable[[str], Any]:
     return get_server
 
 
-async def read_plan(config: Config) -> Plan:
-    """Read the history, once Postgres answers, and compare it with the files."""
+async def read_plan(config: Config) -> tuple[Plan, Unfinished]:
+    """Read the history and the journal, once Postgres answers; compare the history with the files."""
     run = Run(config, discover(config.dir))
-    async with connect(config, run.history_as_login.read) as (_, history):
-        return make_plan(run.migrations, history)
+    async with connect(config, run.history_as_login.read) as (connection, history), run.translated():
+        return make_plan(run.migrations, history), await run.journal_as_login.read(connection)
 
 
 def count(number: int, noun: str) -> str:
@@ -112,5 +143,5 @@ def count(number: int, noun: str) -> str:
 
 
 COMMANDS: dict[str, Callable[[Request], Awaitable[str]]] = {
-    "up": up, "status": status, "plan": plan, "check": check, "rehearse": rehearse,
+    "up": up, "status": status, "plan": plan, "resolve": resolve, "check": check, "rehearse": rehearse,
 }  # fmt: skip

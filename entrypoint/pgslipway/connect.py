@@ -8,8 +8,9 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from math import inf
-from typing import TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import asyncpg
 from tenacity import (
@@ -24,7 +25,10 @@ from .config import Config
 from .errors import AccessRefused, BadConfiguration, DatabaseUnavailable, SlipwayError
 from .libpq import PG_VARIABLES, host_list, target
 
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+if TYPE_CHECKING:
+    Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
+else:
+    Connection = asyncpg.Connection  # which takes no parameter at run time
 Answer = TypeVar("Answer")
 logger = logging.getLogger(__name__)
 
@@ -127,6 +131,12 @@ def pause(shortest: float, longest: float, limit: float) -> Callable[[RetryCallS
         return max(0.0, min(backoff(state), limit - (state.seconds_since_start or 0.0)))
 
     return seconds
+
+
+async def open_another(config: Config, role: str | None = None) -> Connection:
+    """Open one more connection, once, as `role` if there is one: a session's first command may then be anything."""
+    settings = {**config.server_settings, **({"role": role} if role else {})}
+    return await open_connection(replace(config, server_settings=settings), 0)
 
 
 async def open_connection(config: Config, first: int) -> Connection:

@@ -18,26 +18,29 @@ import asyncpg
 from tenacity import AsyncRetrying, RetryError, retry_if_result, stop_after_delay
 
 from .config import Config
-from .connect import ATTEMPT_TIMEOUT, BROKEN, Connection, close, pause
+from .connect import ATTEMPT_TIMEOUT, BROKEN, Connection, close, open_another, pause
 from .errors import BadConfiguration, Locked
 
 logger = logging.getLogger(__name__)
 
 Reconnect: TypeAlias = Callable[[], AbstractAsyncContextManager[Connection]]
 IsDone: TypeAlias = Callable[[Connection], Awaitable[bool]]
+Another: TypeAlias = Callable[..., Awaitable[Connection]]
 
 LONGEST_PAUSE = 3.0
 """Seconds; the pause between polls is random below it, so that many waiters stay below a query a second each."""
 IS_DIRECT = "SELECT 1 WHERE pg_catalog.pg_backend_pid() = {pid}"
 TRY_SESSION = "SELECT 1 WHERE pg_catalog.pg_try_advisory_lock({key})"
 NO_TIMEOUTS = """
-SELECT pg_catalog.set_config(name, '0', true) FROM pg_catalog.pg_settings
+SELECT pg_catalog.set_config(name, '0', {local}) FROM pg_catalog.pg_settings
  WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout', 'statement_timeout');
 """
-"""For the rest of a transaction; by a query, since older servers do not know all of them."""
+"""Until the transaction ends, or the session; by a query, since older servers do not know all of them."""
+IN_TRANSACTION = NO_TIMEOUTS.format(local="true")
+IN_SESSION = NO_TIMEOUTS.format(local="false")
 TRY_TRANSACTION = f"""
 BEGIN ISOLATION LEVEL READ COMMITTED;
-{NO_TIMEOUTS}
+{IN_TRANSACTION}
 SELECT 1 WHERE pg_catalog.pg_try_advisory_xact_lock({{key}})
 """
 UNLOCK = "SELECT pg_catalog.pg_advisory_unlock({key})"
@@ -66,6 +69,8 @@ class Held:
     """SQL, true as long as the lock is still ours."""
     is_pooled: bool
     """The connection goes through a pooler."""
+    another: Another | None = None
+    """Opens one more connection, once, for an optional role; None where there must not be any."""
 
     async def is_ours(self) -> bool:
         """Tell whether the lock is still ours: a file may drop it."""
@@ -121,13 +126,15 @@ async def lock(
     lock timeout.
     """
     waiting = Waiting(lock_key(config.schema, config.table), is_done)
+    another = partial(open_another, config) if reconnect else None
     if await is_session(connection, config):
         await connection.execute("SET idle_session_timeout = 0")
         if not await wait(partial(waiting.poll_session, connection), waiting, config):
             yield None
             return
         try:
-            yield Held(connection, held_by("pg_catalog.pg_backend_pid()", waiting.key), is_pooled=False)
+            condition = held_by("pg_catalog.pg_backend_pid()", waiting.key)
+            yield Held(connection, condition, is_pooled=False, another=another)
         finally:
             with suppress(*BROKEN):
                 await connection.execute(UNLOCK.format(key=waiting.key))
@@ -144,7 +151,7 @@ async def lock(
             return
         work = await holding.enter_async_context(reconnect())
         holder = await find_holder(work, waiting.key)
-        yield Held(work, held_by(str(holder["pid"]) if holder else "0", waiting.key), is_pooled=True)
+        yield Held(work, held_by(str(holder["pid"]) if holder else "0", waiting.key), is_pooled=True, another=another)
 
 
 async def wait(poll: Callable[[], Awaitable[bool | None]], waiting: Waiting, config: Config) -> bool:

@@ -11,6 +11,8 @@ UNPRINTABLE = re.compile(r"[^\t\x20-\x7e\xa0-\U0010ffff]")
 NEWLINE = re.compile(rb"\n")
 WIDTH = 100
 """Characters of a long line that are shown around the caret."""
+LONGEST_SHOWN = 300
+"""Characters of a statement that are shown in a line."""
 NO_TRANSACTION = "put it in a file of its own that has the line `-- no-transaction` at its top"
 HINTS = {
     "25001": f"this cannot run inside a transaction: {NO_TRANSACTION}",
@@ -39,9 +41,17 @@ def excerpt(filename: str, source: Source, offset: int, message: str) -> str:
 
 
 def explain(
-    error: asyncpg.PostgresError, filename: str, source: Source = b"", start: int = 0, text: str | None = None
+    error: asyncpg.PostgresError,
+    filename: str,
+    source: Source = b"",
+    start: int = 0,
+    text: str | None = None,
+    place: str = "",
 ) -> str:
-    """Return all that `error` says; about `text`, if given, which was sent of the file from byte `start` on."""
+    """Return all that `error` says; about `text`, if given, which was sent of the file from byte `start` on.
+
+    Where Postgres gives no position, `place` is named, or the file.
+    """
     fields = error.as_dict()
     message = str(fields.get("message") or error)
     position = fields.get("position")
@@ -49,7 +59,7 @@ def explain(
         offset = start + len(text[: int(position) - 1].encode())
         message = excerpt(filename, source, offset, message)
     else:
-        message = f"{filename}: {message}"
+        message = f"{place or filename}: {message}"
     return "\n".join([message, *details({key: str(value) for key, value in fields.items() if value})])
 
 
@@ -67,3 +77,9 @@ def details(fields: dict[str, str]) -> Iterator[str]:
     if names:
         yield f"about: {', '.join(names)}"
     yield f"SQLSTATE {fields.get('sqlstate')}"
+
+
+def short(statement: str) -> str:
+    """Return a statement in one line of bounded length."""
+    line = " ".join(statement.split())
+    return line if len(line) <= LONGEST_SHOWN else f"{line[:LONGEST_SHOWN]} …"

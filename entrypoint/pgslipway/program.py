@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__package__)
 
+OVERDUE = (
+    ", without waiting any longer for the server's answer; what was not committed is rolled back there, and the next "
+    "run looks how far this one got"
+)
 WITHOUT_DATABASE = {"check", "rehearse"}
 
 
@@ -26,26 +30,35 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], stop: "Stop") -> i
     applied: list[str] = []
     settings = config.from_environ(environ, {}, needs_database=False)
     report.set_up_logging(settings)
+
+    def end(exit_code: int, result: str, message: str) -> int:
+        stop.disarm()
+        seconds = time.monotonic() - started
+        outcome = Outcome(exit_code=exit_code, result=result, message=message, applied=applied, seconds=seconds)
+        return finish(outcome, settings)
+
+    stop.report = lambda: end(*stopped(stop.signum, OVERDUE))
     try:
         options, flags = cli.parse(arguments)
         settings = config.from_environ(environ, flags, needs_database=options.command not in WITHOUT_DATABASE)
         report.set_up_logging(settings)
         message = asyncio.run(execute(Request(config=settings, options=options, applied=applied), stop))
-        exit_code, result = UP_TO_DATE, "up to date"
+        return end(UP_TO_DATE, "up to date", message)
     except SystemExit:  # --help and --version
         return UP_TO_DATE
     except SlipwayError as error:
-        exit_code, result, message = error.exit_code, error.result, str(error)
+        return end(error.exit_code, error.result, str(error))
     except asyncio.CancelledError:
-        stopped = Stopped(stop.signum)
-        exit_code, result, message = stopped.exit_code, stopped.result, str(stopped)
+        return end(*stopped(stop.signum))
     except Exception as error:
         logger.exception("a bug in pgslipway; please report it with this traceback")
-        exit_code, result, message = INTERNAL_ERROR, "internal error", f"{type(error).__name__}: {error}"
-    seconds = time.monotonic() - started
-    return finish(
-        Outcome(exit_code=exit_code, result=result, message=message, applied=applied, seconds=seconds), settings
-    )
+        return end(INTERNAL_ERROR, "internal error", f"{type(error).__name__}: {error}")
+
+
+def stopped(signum: int, how: str = "") -> tuple[int, str, str]:
+    """Return how a run ended that a signal stopped: exit code, result, message."""
+    error = Stopped(signum)
+    return error.exit_code, error.result, f"{error}{how}"
 
 
 async def execute(request: Request, stop: "Stop") -> str:

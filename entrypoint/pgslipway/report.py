@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from . import __version__
 from .config import Config
@@ -18,6 +18,8 @@ TERMINATION_LOG = Path("/dev/termination-log")
 """Where Kubernetes reads a container's last words; written only if it exists."""
 TERMINATION_BYTES = 4096
 """Kubernetes cuts what is longer."""
+CLEAR_LINE = "\r\x1b[K"
+"""Back to the start of the line, and erase it (ECMA-48)."""
 RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 """The attributes that every log record has; the others are fields of ours."""
 
@@ -109,17 +111,29 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(fields, ensure_ascii=False, default=str)
 
 
+class Terminal(logging.StreamHandler[TextIO]):
+    """Draws records below INFO, which are about progress, over one another; any other record clears that line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record."""
+        self.terminator = "" if record.levelno < logging.INFO else "\n"
+        with suppress(OSError, ValueError):
+            self.stream.write(CLEAR_LINE)
+        super().emit(record)
+
+
 def set_up_logging(config: Config) -> None:
     """Log to stderr, as JSON where that was asked for or Kubernetes collects it, else as text."""
     is_json = config.log_format == "json" or (
         config.log_format == "auto" and config.in_kubernetes and not sys.stderr.isatty()
     )
-    handler = logging.StreamHandler(sys.stderr)
+    is_terminal = sys.stderr.isatty() and not is_json
+    handler = Terminal(sys.stderr) if is_terminal else logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if is_json else TextFormatter())
     logging.captureWarnings(capture=True)  # the driver's, about a password file that others can read
     for name in (__package__, "py.warnings"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
-        logger.setLevel(logging.INFO)
+        logger.setLevel(logging.DEBUG if is_terminal else logging.INFO)
         logger.propagate = False
     logging.raiseExceptions = False  # a closed stderr is no reason to stop

@@ -16,12 +16,14 @@ from .apply import BUSY, Busy, Job, StartOver, apply, lost_while
 from .check import check
 from .config import Config
 from .connect import Connection, connect, failure_of, reconnect
-from .errors import BadMigrations, DatabaseUnavailable, Locked, SlipwayError, TableBusy
+from .errors import BadConfiguration, BadMigrations, DatabaseUnavailable, HalfDone, Locked, SlipwayError, TableBusy
 from .history import History
+from .journal import Journal, Unfinished
 from .libpq import target
 from .lock import Held, Reconnect, lock
 from .migrations import Migration
 from .plan import Applied, Plan, Policy, make_plan
+from .watch import SOON, Watch
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,16 @@ class Run:
     def history_as_login(self) -> History:
         """The history table for those who only read it, which never takes the role."""
         return History(self.config.schema, self.config.table)
+
+    @property
+    def journal(self) -> Journal:
+        """The journal of non-transactional files."""
+        return Journal(self.history)
+
+    @property
+    def journal_as_login(self) -> Journal:
+        """The journal for those who only read it."""
+        return Journal(self.history_as_login)
 
     @property
     def policy(self) -> Policy:
@@ -116,14 +128,19 @@ class Run:
             if held is None:
                 logger.info("another runner has applied everything")
                 return
-            jobs = await self.preflight(held.connection, (await self.plan(held.connection)).pending)
+            unfinished = await self.journal.read(held.connection)
+            jobs = await self.preflight(held.connection, (await self.plan(held.connection)).pending, unfinished)
+            if held.is_pooled:
+                refuse_session_state(jobs)
             if jobs:
                 await self.patiently(partial(self.upgrade, held, jobs[-1].migration.version), self.history.name)
             for job in jobs:
                 await self.apply(held, job)
 
-    async def preflight(self, connection: Connection, pending: Sequence[Migration]) -> list[Job]:
-        """Check every pending file before anything is applied. Raises BadMigrations with all problems."""
+    async def preflight(
+        self, connection: Connection, pending: Sequence[Migration], unfinished: Unfinished
+    ) -> list[Job]:
+        """Check every pending file before anything is applied. Raises BadMigrations with all problems, HalfDone."""
         jobs = []
         for migration in pending:
             jobs.append(Job(migration, check(migration, migration.read()), self.history, self.config))
@@ -139,12 +156,19 @@ class Run:
             ]
         if problems:
             raise BadMigrations("\n".join(problems))
+        for job in jobs:
+            if job.contents.transactional and (entries := unfinished.get(job.migration.version)):
+                raise HalfDone(
+                    f"{job.filename} was begun without a transaction, and its first {len(entries)} statements are done "
+                    "or in flight, so it cannot run as one transaction now; put `-- no-transaction` back at its top"
+                )
         return jobs
 
-    async def preview(self, connection: Connection, history: Sequence[Applied]) -> list[Job]:
-        """Return what `up` would apply after such a history. Raises what `up` would refuse with."""
+    async def preview(self, connection: Connection, history: Sequence[Applied]) -> tuple[list[Job], Unfinished]:
+        """Return what `up` would apply after such a history, and how far it got before. Raises what `up` would."""
         async with self.translated():
-            return await self.preflight(connection, self.compare(history).pending)
+            unfinished = await self.journal_as_login.read(connection)
+            return await self.preflight(connection, self.compare(history).pending, unfinished), unfinished
 
     async def upgrade(self, held: Held, largest: int) -> None:
         """Make the history table fit for versions up to `largest`."""
@@ -158,18 +182,20 @@ class Run:
     async def apply(self, held: Held, job: Job) -> None:
         """Apply one file, again while its tables are busy. Raises TableBusy or Locked when patience ends."""
         started = time.monotonic()
-        await self.patiently(partial(self.attempt, held, job), job.filename)
+        async with Watch(held) as watch:
+            await self.patiently(partial(self.attempt, held, job, watch), job.filename)
         seconds = time.monotonic() - started
         self.applied.append(job.filename)
         logger.info(
             "applied %s in %.0f ms", job.filename, seconds * 1000, extra={"file": job.filename, "seconds": seconds}
         )
 
-    async def attempt(self, held: Held, job: Job) -> None:
+    async def attempt(self, held: Held, job: Job, watch: Watch) -> None:
         """Apply one file, once; creating an extension is tried again on a new connection only."""
         try:
-            await (apply if job.contents.transactional else steps.run)(held, job)
+            await (apply if job.contents.transactional else steps.run)(held, job, watch)
         except Busy as busy:
+            busy.blocker, watch.first_look = watch.blocker, SOON
             if job.contents.extensions and not self.is_out_of_patience(busy, job.filename, 0.0):
                 raise NewSession(f"{job.filename}: {busy}") from busy
             raise
@@ -207,6 +233,12 @@ class Run:
             f"MIGRATE_DDL_RETRY={self.config.ddl_retry:g}s); it was rolled back. Look in pg_stat_activity for what "
             "uses its tables; a file that may wait longer, for row locks too, can say SET LOCAL lock_timeout"
         )
+
+
+def refuse_session_state(jobs: Sequence[Job]) -> None:
+    """Raise BadConfiguration where a file without a transaction needs a session of our own."""
+    if problems := [problem for job in jobs for problem in job.contents.session_state]:
+        raise BadConfiguration("\n".join(problems))
 
 
 class NewSession(StartOver):

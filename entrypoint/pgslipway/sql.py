@@ -195,6 +195,13 @@ def leading_comments(source: Source) -> Iterator[str]:
             return
 
 
+def folded(word: str) -> str:
+    """Return the name that a word stands for, as Postgres folds it."""
+    if word.startswith('"'):
+        return word[1:-1].replace('""', '"')
+    return word.encode().lower().decode()  # bytes, because only ASCII is folded
+
+
 def quote_name(name: str) -> str:
     """Return `name` as a quoted identifier."""
     return '"' + name.replace('"', '""') + '"'

@@ -5,7 +5,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
+from .journal import Entry, Unfinished
+from .message import short
 from .plan import Plan
+
+NOT_HERE = "(a file that this image does not have)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,20 +19,40 @@ class Row:
     version: int
     filename: str
     state: str
-    """applied, pending, edited, missing or ahead"""
+    """applied, pending, edited, missing, ahead or unfinished"""
     applied_at: str | None = None
     """ISO 8601, to the second."""
+    progress: str | None = None
+    """How far an unfinished file got."""
 
 
-def rows(plan: Plan) -> list[Row]:
-    """Return a row for each migration of the image or the history, by version."""
+def rows(plan: Plan, unfinished: Unfinished) -> list[Row]:
+    """Return a row for each migration of the image, the history or the journal, by version."""
     edited = {row.version for _, row in plan.edited}
     known = [(row, state) for state, group in (("ahead", plan.ahead), ("missing", plan.missing)) for row in group] + [
         (row, "edited" if row.version in edited else "applied") for _, row in plan.applied
     ]
     result = [Row(row.version, row.filename, state, moment(row.applied_at)) for row, state in known]
-    result += [Row(migration.version, migration.filename, "pending") for migration in plan.pending]
+    left = {version: progress(entries) for version, entries in unfinished.items()}
+    result += [
+        Row(migration.version, migration.filename, "unfinished" if so_far else "pending", progress=so_far)
+        for migration in plan.pending
+        for so_far in [left.pop(migration.version, None)]
+    ]
+    result += [Row(version, NOT_HERE, "unfinished", progress=so_far) for version, so_far in left.items()]
     return sorted(result, key=lambda row: row.version)
+
+
+def progress(entries: Sequence[Entry]) -> str:
+    """Say how far an unfinished file got."""
+    done = [entry for entry in entries if entry.done_at]
+    parts = [f"{len(done)} done, up to line {done[-1].line}"] if done else []
+    parts += [
+        f"line {entry.line} in flight since {moment(entry.started_at)}: {short(entry.statement or '')}"
+        for entry in entries
+        if not entry.done_at
+    ]
+    return "; ".join(parts)
 
 
 def moment(applied_at: datetime | None) -> str | None:
@@ -41,7 +65,8 @@ def to_table(rows: Sequence[Row]) -> str:
     cells = [("VERSION", "STATE", "APPLIED AT", "FILE")]
     cells += [(str(row.version), row.state, row.applied_at or "-", row.filename) for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
+    lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
+    return "\n".join([*lines, *(f"{row.filename}: {row.progress}" for row in rows if row.progress)])
 
 
 def to_json(rows: Sequence[Row]) -> str:

@@ -1,0 +1,118 @@
+"""The journal: how far a non-transactional file got, a row for each of its statements.
+
+A row without `done_at` is in flight: it was written before its statement was sent outside a transaction. All other
+rows were committed together with what their statement did. The rows of a file go when its history row comes.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeAlias
+
+import asyncpg
+
+from .connect import Connection
+from .errors import HistoryConflict
+from .history import History
+from .sql import quote_literal, quote_name
+
+SUFFIX = "_steps"
+EXISTS = "SELECT 1 WHERE pg_catalog.to_regclass({table}) IS NOT NULL"
+CREATE = """CREATE TABLE {table} (
+    version BIGINT, step INT, checksum TEXT NOT NULL, line INT NOT NULL, statement TEXT, object TEXT, before BIGINT[],
+    started_at TIMESTAMPTZ NOT NULL DEFAULT NOW(), done_at TIMESTAMPTZ, PRIMARY KEY (version, step))"""
+READ = """
+SELECT version, step, checksum, line, statement, object, before, started_at, done_at
+  FROM {table} ORDER BY version, step
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A statement of a file that is done, or in flight."""
+
+    version: int
+    step: int
+    """Counts the statements of the file from 1, without SET and RESET."""
+    checksum: str
+    line: int
+    statement: str | None = None
+    """The text, of one that ran outside a transaction."""
+    object: str | None = None
+    """The qualified name of what the statement makes or removes."""
+    before: Sequence[int] | None = None
+    """The oids of what bore that name before: what has another oid, the statement made."""
+    started_at: datetime | None = None
+    done_at: datetime | None = None
+
+
+Unfinished: TypeAlias = Mapping[int, Sequence[Entry]]
+"""What was done of each unfinished file, by version; the last entry may be in flight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """The journal that belongs to a history table, read and written over a connection that is passed in."""
+
+    history: History
+
+    @property
+    def name(self) -> str:
+        """The qualified, quoted name."""
+        return f"{quote_name(self.history.schema)}.{quote_name(self.history.table + SUFFIX)}"
+
+    async def read(self, connection: Connection) -> Unfinished:
+        """Return the entries of every unfinished file by version, in order; none where there is no table yet.
+
+        Raises AccessRefused where the role may not read it, HistoryConflict for a table that is not ours.
+        """
+        async with self.history.transaction(connection):
+            if not await self.exists(connection):
+                return {}
+            try:
+                rows = await connection.fetch(READ.format(table=self.name))
+            except (asyncpg.UndefinedColumnError, asyncpg.WrongObjectTypeError) as error:
+                raise HistoryConflict(
+                    f"{self.name} is not pgslipway's journal: {error}; set MIGRATE_TABLE to another name"
+                ) from error
+        entries = defaultdict(list)
+        for row in rows:
+            entries[row["version"]].append(Entry(**row))
+        return entries
+
+    async def create(self, connection: Connection) -> None:
+        """Make the table unless it is there. Raises AccessRefused."""
+        async with self.history.transaction(connection):
+            if not await self.exists(connection):
+                await connection.execute(CREATE.format(table=self.name))
+
+    async def exists(self, connection: Connection) -> bool:
+        """Tell whether the table is there."""
+        return await connection.execute(EXISTS.format(table=quote_literal(self.name))) == "SELECT 1"
+
+    def add(self, entry: Entry, condition: str, *, is_done: bool) -> str:
+        """Return the SQL that writes `entry` if `condition` holds; its tag counts the row."""
+        statement, name = ("NULL" if text is None else quote_literal(text) for text in (entry.statement, entry.object))
+        before = "NULL" if entry.before is None else quote_literal(f"{{{','.join(map(str, entry.before))}}}")
+        return f"""
+            INSERT INTO {self.name} (version, step, checksum, line, statement, object, before, done_at)
+            SELECT {entry.version}, {entry.step}, {quote_literal(entry.checksum)}, {entry.line}, {statement}, {name},
+                   {before}::bigint[], {"pg_catalog.now()" if is_done else "NULL::timestamptz"}
+             WHERE {condition}"""
+
+    def finish(self, entry: Entry) -> str:
+        """Return the SQL that notes that `entry` is done."""
+        return f"UPDATE {self.name} SET done_at = pg_catalog.now() WHERE {self.where(entry)}"
+
+    def remove(self, entry: Entry) -> str:
+        """Return the SQL that notes that `entry` did not take place."""
+        return f"DELETE FROM {self.name} WHERE {self.where(entry)}"
+
+    def where(self, entry: Entry) -> str:
+        """Return the condition for the row of `entry`."""
+        return f"version = {entry.version} AND step = {entry.step} AND done_at IS NULL"
+
+    def clear(self, version: int) -> str:
+        """Return the SQL that removes what is left of a file that is applied."""
+        return f"DELETE FROM {self.name} WHERE version = {version}"

@@ -1,0 +1,214 @@
+"""What became of a statement that was interrupted outside a transaction: Postgres's catalogs tell, and mend it.
+
+The statements are those that call PreventInTransactionBlock in Postgres's sources. Each is told apart by what it
+makes or removes: an object that bears its name now and has another oid than before was made by it.
+"""
+
+import logging
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import takewhile
+from math import inf
+
+from tenacity import AsyncRetrying, RetryError, retry_if_result, stop_after_delay, wait_fixed
+
+from .connect import Connection
+from .errors import Locked
+from .journal import Entry
+from .message import short
+from .sql import Statement, folded, quote_literal, quote_name, statements
+
+logger = logging.getLogger(__name__)
+
+MAKES, REMOVES, REPEATS = "makes", "removes", "repeats"
+
+TABLES_INDEX = """
+SELECT pg_catalog.format('%I.%I', n.nspname, {index})
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.oid = pg_catalog.to_regclass({name})
+"""
+RELATION = """
+SELECT pg_catalog.format('%I.%I', n.nspname, c.relname)
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.oid = pg_catalog.to_regclass({name})
+"""
+PLAIN = "SELECT {name}"
+DROP_INVALID = """
+SELECT c.oid::bigint AS oid, CASE WHEN NOT i.indisvalid THEN
+           pg_catalog.format('DROP INDEX CONCURRENTLY IF EXISTS %I.%I', n.nspname, c.relname) END AS mend
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid
+"""
+INDEX = f"{DROP_INVALID} WHERE c.oid = pg_catalog.to_regclass($1)"
+LEFTOVERS = f"""{DROP_INVALID}
+ WHERE NOT i.indisvalid AND c.relname ~ '_cc(new|old)[0-9]*$' AND pg_catalog.pg_has_role(c.relowner, 'USAGE')
+   AND $1::text IS NULL
+"""
+PARTITION = """
+SELECT i.inhrelid::bigint AS oid, CASE WHEN i.inhdetachpending THEN
+           pg_catalog.format('ALTER TABLE %I.%I DETACH PARTITION %I.%I FINALIZE',
+                             pn.nspname, p.relname, n.nspname, c.relname) END AS mend
+  FROM pg_catalog.pg_inherits i
+  JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_catalog.pg_class p ON p.oid = i.inhparent JOIN pg_catalog.pg_namespace pn ON pn.oid = p.relnamespace
+ WHERE i.inhrelid = pg_catalog.to_regclass($1)
+"""
+NAMED = "SELECT oid::bigint AS oid, NULL AS mend FROM pg_catalog.{catalog} WHERE {column} = $1"
+DATABASE = NAMED.format(catalog="pg_database", column="datname")
+TABLESPACE = NAMED.format(catalog="pg_tablespace", column="spcname")
+SUBSCRIPTION = NAMED.format(catalog="pg_subscription", column="subname")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How to tell what became of a kind of statement."""
+
+    start: str
+    """A pattern for the words before the name."""
+    effect: str = REPEATS
+    name: str = PLAIN
+    """SQL for the qualified name of what the statement is about."""
+    look: str = ""
+    """SQL for what bears that name now: its oid, and the statement that mends it where it is half made."""
+    may_wait: bool = False
+    """It queues for locks as long as it takes: a time-out would leave it half done, and it blocks nobody meanwhile."""
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """The pattern, compiled when it is needed."""
+        return re.compile(self.start)
+
+
+RULES = (
+    Rule(r"CREATE (UNIQUE )?INDEX CONCURRENTLY (IF NOT EXISTS )?(?=\S)", MAKES, TABLES_INDEX, INDEX, may_wait=True),
+    Rule(r"DROP INDEX CONCURRENTLY (IF EXISTS )?(?=\S)", REMOVES, RELATION, INDEX, may_wait=True),
+    Rule(r"ALTER TABLE .*?DETACH PARTITION (?=.* CONCURRENTLY$)", REMOVES, RELATION, PARTITION, may_wait=True),
+    Rule(r"REINDEX .*CONCURRENTLY", REPEATS, "SELECT NULL::text", LEFTOVERS, may_wait=True),
+    Rule(r"CREATE DATABASE (?=\S)", MAKES, look=DATABASE),
+    Rule(r"DROP DATABASE (IF EXISTS )?(?=\S)", REMOVES, look=DATABASE),
+    Rule(r"CREATE TABLESPACE (?=\S)", MAKES, look=TABLESPACE),
+    Rule(r"DROP TABLESPACE (IF EXISTS )?(?=\S)", REMOVES, look=TABLESPACE),
+    Rule(r"CREATE SUBSCRIPTION (?=\S)", MAKES, look=SUBSCRIPTION),
+    Rule(r"DROP SUBSCRIPTION (IF EXISTS )?(?=\S)", REMOVES, look=SUBSCRIPTION),
+    Rule(r"VACUUM|ANALYZE|CLUSTER|REINDEX|ALTER (SYSTEM|DATABASE|EXTENSION .* UPDATE)|DISCARD"),
+)
+"""What is not here, nobody can tell: CALL and DO that commit inside, COMMIT PREPARED, extensions' own commands."""
+ORPHAN_POLL = 1.0
+"""Seconds between two looks whether an orphan is still at it."""
+ORPHAN = """
+SELECT a.pid FROM pg_catalog.pg_stat_activity a
+ WHERE a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid() AND a.state = 'active'
+   AND a.query = pg_catalog.left($1, pg_catalog.length(a.query))
+   AND (a.query = $1 OR pg_catalog.octet_length(a.query) >= 90)
+"""
+"""A session that works on a statement; the server shows the beginning of a long one only."""
+AFTER_NAME = {"CASCADE", "RESTRICT", "CONCURRENTLY", "WITH", "FORCE", "OWNER", "LOCATION", "CONNECTION", "TEMPLATE"}
+AFTER_TABLE = {"USING", "INCLUDE", "NULLS", "WITH", "TABLESPACE", "WHERE"}
+
+
+def rule_for(statement: Statement) -> Rule | None:
+    """Return the rule for `statement`; None where only a person can tell what became of it."""
+    return next((rule for rule in RULES if rule.pattern.match(statement.text)), None)
+
+
+async def look_before(connection: Connection, statement: Statement) -> tuple[str | None, Sequence[int] | None]:
+    """Return the qualified name of what `statement` is about, and the oids that have that name now."""
+    rule = rule_for(statement)
+    if rule is None or not rule.look:
+        return None, None
+    words = statement.words[rule.pattern.match(statement.text)[0].count(" ") :]  # type: ignore[index]  # it matches
+    async with connection.transaction():
+        name = await connection.fetchval(name_query(rule, words))
+    return name, [oid for oid, _ in await look(connection, rule, name)]
+
+
+def name_query(rule: Rule, words: Sequence[str]) -> str:
+    """Return the SQL for the name of an object; `words` are those of the statement from its name on."""
+    if rule.name == TABLES_INDEX:
+        return rule.name.format(index=quote_literal(folded(words[0])), name=quote_literal(table_name(words[1:])))
+    named = [folded(word) for word in takewhile(lambda word: word not in AFTER_NAME, words)]
+    name = named[0] if rule.name == PLAIN else ".".join(map(quote_name, named))
+    return rule.name.format(name=quote_literal(name))
+
+
+async def look(connection: Connection, rule: Rule, name: str | None) -> list[tuple[int, str | None]]:
+    """Return (oid, statement that mends it) of what bears `name`; None where nothing needs to be mended."""
+    async with connection.transaction():
+        return [(row["oid"], row["mend"]) for row in await connection.fetch(rule.look, name)]
+
+
+async def settle(connection: Connection, rule: Rule, entry: Entry, execute: Callable[[str], Awaitable[object]]) -> bool:
+    """Mend what an interrupted statement left half done; tell whether it took effect. If not, it is to be repeated.
+
+    `execute` sends a statement outside a transaction; what it raises goes on.
+    """
+    if not rule.look:
+        return False
+    before = entry.before or ()
+    for oid, mend in await look(connection, rule, entry.object):
+        if mend and (rule.effect == REMOVES or oid not in before):
+            await execute(mend)
+    now = [oid for oid, _ in await look(connection, rule, entry.object)]
+    if rule.effect == MAKES:
+        return any(oid not in before for oid in now)
+    return rule.effect == REMOVES and bool(before) and not now
+
+
+async def hides_invalid(connection: Connection, rule: Rule | None, entry: Entry) -> bool:
+    """Tell whether a CREATE … IF NOT EXISTS that succeeded found something invalid."""
+    return (
+        rule is not None
+        and rule.effect == MAKES
+        and any(mend for _, mend in await look(connection, rule, entry.object))
+    )
+
+
+async def wait_for_orphan(connection: Connection, statement: str, limit: float) -> None:
+    """Wait until no session works on `statement` any more, `limit` seconds at most, 0 for ever. Raises Locked.
+
+    Behind a pooler the session of a run that was killed may live on; a second one must not do the same work.
+    """
+
+    async def look_for_it() -> int | None:
+        async with connection.transaction():
+            pid: int | None = await connection.fetchval(ORPHAN, statement)
+        if pid:
+            logger.info("an earlier run's session, pid %d, still works on: %s", pid, short(statement))
+        return pid
+
+    attempts = AsyncRetrying(
+        retry=retry_if_result(bool), wait=wait_fixed(ORPHAN_POLL), stop=stop_after_delay(limit or inf)
+    )
+    try:
+        await attempts(look_for_it)
+    except RetryError as error:
+        raise Locked(
+            f"an earlier run's session, pid {error.last_attempt.result()}, still works on: {short(statement)} "
+            f"(MIGRATE_LOCK_TIMEOUT={limit:g}s)"
+        ) from error
+
+
+def undecided(filename: str, entry: Entry) -> str:
+    """Say that only a person can tell what became of the statement in flight, and what to run."""
+    started = entry.started_at.isoformat(" ", "seconds") if entry.started_at else "an unknown time"
+    return (
+        f"{filename}:{entry.line}: a run was stopped while this ran outside a transaction, started at {started}, and "
+        f"nobody but you can tell whether it took effect:\n  {short(entry.statement or '')}\n"
+        "look at the database, then say so, and run again:\n"
+        f"  pgslipway resolve {entry.version} --done    it took effect: go on after it\n"
+        f"  pgslipway resolve {entry.version} --retry   it did not, or doing it again is harmless: run it again"
+    )
+
+
+def rule_of(entry: Entry) -> Rule | None:
+    """Return the rule for the statement of `entry`."""
+    return rule_for(next(statements((entry.statement or "").encode()), Statement(0, 0, ())))
+
+
+def table_name(words: Sequence[str]) -> str:
+    """Return the quoted name of the table from the words "ON [ONLY] schema table USING …"."""
+    named = [word for word in words[1:3] if word != "ONLY"] + list(words[3:4])
+    parts = [named[0], *takewhile(lambda word: word not in AFTER_TABLE, named[1:2])] if named else []
+    return ".".join(quote_name(folded(part)) for part in parts)

@@ -1,0 +1,151 @@
+"""What a long statement is doing, asked over a second connection: who blocks it, or how far it got."""
+
+import asyncio
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+import asyncpg
+
+from .connect import BROKEN, Connection, describe
+from .lock import Held
+
+logger = logging.getLogger(__name__)
+
+FIRST_LOOK = 2.0
+"""Seconds that a statement may run before anybody asks what it is doing."""
+INTERVAL = 10.0
+"""Seconds between two lines in a log."""
+REDRAW = 1.0
+"""Seconds between two looks on a terminal, where a line is drawn over the one before."""
+SOON = 0.1
+"""Seconds between two looks once a lock was waited for in vain: the next try gives up soon as well."""
+BLOCKERS = """
+SELECT w.mode, w.locked, blocker.pid, b.usename, b.application_name, b.state, b.backend_type,
+       b.client_addr::text AS host, pg_catalog.left(b.query, 100) AS query,
+       pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - b.state_change)::int AS seconds
+  FROM (SELECT a.pid FROM pg_catalog.pg_stat_activity a WHERE {worker} ORDER BY a.query_start LIMIT 1) AS a
+  CROSS JOIN LATERAL (
+       SELECT l.mode, coalesce(l.relation::pg_catalog.regclass::text, 'a ' || l.locktype) AS locked
+         FROM pg_catalog.pg_locks l WHERE l.pid = a.pid AND NOT l.granted LIMIT 1) AS w
+  CROSS JOIN LATERAL pg_catalog.unnest(pg_catalog.pg_blocking_pids(a.pid)) AS blocker (pid)
+  LEFT JOIN pg_catalog.pg_stat_activity b ON b.pid = blocker.pid
+"""
+PROGRESS = """
+SELECT p.what, p.phase, (100 * p.done / nullif(p.total, 0))::int AS percent
+  FROM pg_catalog.pg_stat_activity a JOIN (
+       SELECT pid, 'index build' AS what, phase,
+              CASE WHEN lockers_total > 0 AND phase LIKE 'waiting%' THEN lockers_done
+                   WHEN tuples_total > 0 THEN tuples_done ELSE blocks_done END AS done,
+              CASE WHEN lockers_total > 0 AND phase LIKE 'waiting%' THEN lockers_total
+                   WHEN tuples_total > 0 THEN tuples_total ELSE blocks_total END AS total
+         FROM pg_catalog.pg_stat_progress_create_index
+       UNION ALL SELECT pid, 'VACUUM', phase, heap_blks_scanned, heap_blks_total
+         FROM pg_catalog.pg_stat_progress_vacuum
+       UNION ALL SELECT pid, command, phase, heap_blks_scanned, heap_blks_total
+         FROM pg_catalog.pg_stat_progress_cluster
+       UNION ALL SELECT pid, 'ANALYZE', phase, sample_blks_scanned, sample_blks_total
+         FROM pg_catalog.pg_stat_progress_analyze
+       ) AS p USING (pid)
+ WHERE {worker}
+"""
+DIRECT = "a.pid = {pid}"
+POOLED = """
+a.application_name = 'pgslipway' AND a.state = 'active' AND a.pid <> pg_catalog.pg_backend_pid()
+AND a.datname = pg_catalog.current_database()
+"""
+"""Behind a pooler the driver does not know its backend; under the lock one runner works, and waiters ask briefly."""
+
+
+@dataclass(slots=True)
+class Watch:
+    """Watches the statements of one file; its connection is opened when one of them takes long."""
+
+    held: Held
+    blocker: str = ""
+    """Who kept a lock that was waited for, when somebody was last seen to do so."""
+    first_look: float = FIRST_LOOK
+    connection: Connection | None = None
+    asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def __aenter__(self) -> Self:
+        """Watch nothing yet."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give up the connection."""
+        if self.connection:
+            self.connection.terminate()
+
+    @contextmanager
+    def over(self, place: str) -> Iterator[None]:
+        """Watch what is sent in the block; `place` names it in the log."""
+        task = asyncio.ensure_future(self.report(place))
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    async def report(self, place: str) -> None:
+        """Say what the statement is doing, again and again. Where nobody can be asked, the work goes on unnamed."""
+        level, interval = (logging.DEBUG, REDRAW) if logger.isEnabledFor(logging.DEBUG) else (logging.INFO, INTERVAL)
+        clock = asyncio.get_running_loop().time
+        started, pause = clock(), self.first_look
+        try:
+            while True:
+                await asyncio.sleep(pause)
+                doing = await self.look()
+                pause = SOON
+                if clock() - started >= FIRST_LOOK:
+                    logger.log(level, "%s: %s, %.0f s so far", place, doing, clock() - started)
+                    pause = interval
+        except (*BROKEN, ConnectionError) as error:
+            logger.log(level, "%s: nobody can be asked what it is doing: %s", place, describe(error))
+            self.connection = None
+
+    async def look(self) -> str:
+        """Say what is being done right now."""
+        async with self.asking:  # the look before may still be on its way
+            if self.connection is None:
+                if self.held.another is None:
+                    raise ConnectionError("run_migrations opens no second connection")
+                self.connection = await self.held.another()
+            worker = POOLED if self.held.is_pooled else DIRECT.format(pid=self.held.connection.get_server_pid())
+            async with self.connection.transaction():
+                if blockers := await self.connection.fetch(BLOCKERS.format(worker=worker)):
+                    self.blocker = blocked_by(blockers)
+                    return self.blocker
+                progress = await self.connection.fetchrow(PROGRESS.format(worker=worker))
+        return progress_text(progress) if progress else "at work"
+
+
+def blocked_by(blockers: Sequence[asyncpg.Record]) -> str:
+    """Describe what is waited for and who holds it; what the role may not see is left out."""
+    holders = "; ".join(map(holder, blockers))
+    return f"waiting for {blockers[0]['mode']} on {blockers[0]['locked']}, held by {holders}"
+
+
+def holder(row: asyncpg.Record) -> str:
+    """Describe one session that blocks."""
+    if not row["pid"]:
+        return "a prepared transaction (see pg_prepared_xacts)"
+    known = [
+        f"user {row['usename']}" if row["usename"] else row["backend_type"],
+        row["application_name"],
+        row["host"] and f"from {row['host']}",
+        row["state"] and f"{row['state']} for {row['seconds']} s",
+    ]
+    query = " ".join((row["query"] or "").split()) if row["state"] else ""
+    what = "" if not query else f", {'its query' if row['state'] == 'active' else 'its last query'}: {query}"
+    return f"pid {row['pid']} ({', '.join(filter(None, known))}{what})"
+
+
+def progress_text(row: asyncpg.Record) -> str:
+    """Describe how far an index build and the like got."""
+    percent = "" if row["percent"] is None else f", {row['percent']} %"
+    return f"{row['what']}: {row['phase']}{percent}"
