@@ -99,7 +99,9 @@ async def test_role_without_a_transaction_is_refused_behind_a_pooler(
         finished = await asyncio.to_thread(slipway, env=environ, migrations=files, role=database.user)
 
     assert finished.code == 20, finished
-    assert "001_a.sql runs outside a transaction, where MIGRATE_ROLE cannot be set behind a pooler" in finished.err
+    assert (
+        "001_a.sql:2: this runs outside a transaction, where MIGRATE_ROLE cannot be set behind a pooler" in finished.err
+    )
 
 
 async def test_waiter_names_the_holder_and_gives_up_in_the_end(

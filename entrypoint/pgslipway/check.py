@@ -39,10 +39,9 @@ ALLOWED = {
     "client_encoding": ("utf8", "utf-8", "unicode"),
     "standard_conforming_strings": ("on", "true", "yes", "1"),
 }
-NEEDS_SESSION = (
-    "behind a pooler this would be left to whoever uses the server connection next; connect to Postgres directly, "
-    "or set MIGRATE_LOCK=session where the pooler is in session mode"
-)
+WITHOUT_POOLER = "connect to Postgres directly, or set MIGRATE_LOCK=session where the pooler is in session mode"
+NEEDS_SESSION = f"behind a pooler this would stay with whoever uses the server connection next; {WITHOUT_POOLER}"
+NEEDS_ROLE = f"this runs outside a transaction, where MIGRATE_ROLE cannot be set behind a pooler; {WITHOUT_POOLER}"
 EXTENSION = re.compile(r"CREATE EXTENSION (IF NOT EXISTS )?\S")
 NO_TRANSACTION_LINE = re.compile(r"no-transaction", re.IGNORECASE)
 MINIMUM_VERSION = re.compile(r"minimum-version:(.*)", re.IGNORECASE)
@@ -58,7 +57,9 @@ class Contents:
     """The BEGIN and COMMIT around the whole file; they are not sent, since every file is a transaction."""
     count: int = 0
     session_state: list[str] = field(default_factory=list)
-    """In a file without a transaction: what needs a session of our own, which a pooler does not give."""
+    """Problems of a file without a transaction where a pooler gives it no session of its own."""
+    outside: list[str] = field(default_factory=list)
+    """Problems of such a file where there is a role to take as well."""
     extensions: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
 
@@ -97,6 +98,8 @@ def examine(migration: Migration, source: Source, contents: Contents) -> None:
             contents.problems.append(excerpt(migration.filename, source, statement.start, message))
         if not contents.transactional and (SETTINGS.match(statement.text) or TEMPORARY.match(statement.text)):
             contents.session_state.append(excerpt(migration.filename, source, statement.start, NEEDS_SESSION))
+        elif not contents.transactional and OUTSIDE.match(statement.text):
+            contents.outside.append(excerpt(migration.filename, source, statement.start, NEEDS_ROLE))
         contents.note_names(statement)
     if is_wrapped(control, contents):
         contents.wrapper = tuple(statement for _, statement in control)

@@ -67,9 +67,9 @@ class Journal:
 
         Raises AccessRefused where the role may not read it, HistoryConflict for a table that is not ours.
         """
+        if not await self.exists(connection):
+            return {}
         async with self.history.transaction(connection):
-            if not await self.exists(connection):
-                return {}
             try:
                 rows = await connection.fetch(READ.format(table=self.name))
             except (asyncpg.UndefinedColumnError, asyncpg.WrongObjectTypeError) as error:
@@ -83,13 +83,14 @@ class Journal:
 
     async def create(self, connection: Connection) -> None:
         """Make the table unless it is there. Raises AccessRefused."""
-        async with self.history.transaction(connection):
-            if not await self.exists(connection):
+        if not await self.exists(connection):
+            async with self.history.transaction(connection):
                 await connection.execute(CREATE.format(table=self.name))
 
     async def exists(self, connection: Connection) -> bool:
-        """Tell whether the table is there."""
-        return await connection.execute(EXISTS.format(table=quote_literal(self.name))) == "SELECT 1"
+        """Tell in one round trip whether the table is there."""
+        look = EXISTS.format(table=quote_literal(self.name))
+        return await connection.execute(f"{self.history.set_role} {look}") == "SELECT 1"
 
     def add(self, entry: Entry, condition: str, *, is_done: bool) -> str:
         """Return the SQL that writes `entry` if `condition` holds; its tag counts the row."""

@@ -23,7 +23,7 @@ from .libpq import target
 from .lock import Held, Reconnect, lock
 from .migrations import Migration
 from .plan import Applied, Plan, Policy, make_plan
-from .watch import SOON, Watch
+from .watch import FIRST_LOOK, SOON, Watch
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ class Run:
             unfinished = await self.journal.read(held.connection)
             jobs = await self.preflight(held.connection, (await self.plan(held.connection)).pending, unfinished)
             if held.is_pooled:
-                refuse_session_state(jobs)
+                refuse_what_needs_a_session(jobs)
             if jobs:
                 await self.patiently(partial(self.upgrade, held, jobs[-1].migration.version), self.history.name)
             for job in jobs:
@@ -182,7 +182,8 @@ class Run:
     async def apply(self, held: Held, job: Job) -> None:
         """Apply one file, again while its tables are busy. Raises TableBusy or Locked when patience ends."""
         started = time.monotonic()
-        async with Watch(held) as watch:
+        first_look = FIRST_LOOK if self.config.ddl_retry else SOON  # there may be one try only, whose blocker to name
+        async with Watch(held, first_look) as watch:
             await self.patiently(partial(self.attempt, held, job, watch), job.filename)
         seconds = time.monotonic() - started
         self.applied.append(job.filename)
@@ -230,14 +231,17 @@ class Run:
             return Locked(f"{name}: {busy} since MIGRATE_LOCK_TIMEOUT={self.config.lock_timeout:g}s")
         return TableBusy(
             f"{name}: {busy} (MIGRATE_DDL_LOCK_TIMEOUT={self.config.ddl_lock_timeout:g}s, tried again for "
-            f"MIGRATE_DDL_RETRY={self.config.ddl_retry:g}s); it was rolled back. Look in pg_stat_activity for what "
-            "uses its tables; a file that may wait longer, for row locks too, can say SET LOCAL lock_timeout"
+            f"MIGRATE_DDL_RETRY={self.config.ddl_retry:g}s); it was rolled back. "
+            + ("" if busy.blocker else "Look in pg_stat_activity for what uses its tables. ")
+            + "A file that may wait longer, for row locks too, can say SET LOCAL lock_timeout"
         )
 
 
-def refuse_session_state(jobs: Sequence[Job]) -> None:
-    """Raise BadConfiguration where a file without a transaction needs a session of our own."""
-    if problems := [problem for job in jobs for problem in job.contents.session_state]:
+def refuse_what_needs_a_session(jobs: Sequence[Job]) -> None:
+    """Raise BadConfiguration where a file without a transaction needs a session of its own."""
+    problems = [problem for job in jobs for problem in job.contents.session_state]
+    problems += [problem for job in jobs if job.config.role for problem in job.contents.outside]
+    if problems:
         raise BadConfiguration("\n".join(problems))
 
 

@@ -25,7 +25,7 @@ SOON = 0.1
 """Seconds between two looks once a lock was waited for in vain: the next try gives up soon as well."""
 BLOCKERS = """
 SELECT w.mode, w.locked, blocker.pid, b.usename, b.application_name, b.state, b.backend_type,
-       b.client_addr::text AS host, pg_catalog.left(b.query, 100) AS query,
+       pg_catalog.host(b.client_addr) AS host, pg_catalog.left(b.query, 100) AS query,
        pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - b.state_change)::int AS seconds
   FROM (SELECT a.pid FROM pg_catalog.pg_stat_activity a WHERE {worker} ORDER BY a.query_start LIMIT 1) AS a
   CROSS JOIN LATERAL (
@@ -65,9 +65,10 @@ class Watch:
     """Watches the statements of one file; its connection is opened when one of them takes long."""
 
     held: Held
+    first_look: float
+    """Seconds that a statement may run before it is looked at."""
     blocker: str = ""
     """Who kept a lock that was waited for, when somebody was last seen to do so."""
-    first_look: float = FIRST_LOOK
     connection: Connection | None = None
     asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
