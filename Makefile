@@ -1,4 +1,4 @@
-.PHONY: demo test lint image clean
+.PHONY: demo test test-faults lint image clean
 version := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' entrypoint/pgslipway/__init__.py)
 
 demo:  ## show the main job, in containers if there is a Docker engine
@@ -7,6 +7,9 @@ demo:  ## show the main job, in containers if there is a Docker engine
 test: export MAY_INSTALL := 1
 test: .venv/ready  ## check everything; as root on Debian or Ubuntu it installs what is missing
 	tests/setup/test.sh
+
+test-faults: .venv/ready  ## the slow part: every fault, systematically; a part of `make test` where CI is set
+	.venv/bin/pytest -m faults
 
 lint: .venv/ready
 	.venv/bin/ruff check .

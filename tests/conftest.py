@@ -67,6 +67,7 @@ def has_engine() -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "docker_only: needs a Docker engine; not run without, a failure when CI=true")
+    config.addinivalue_line("markers", "faults: slow; every fault, systematically (make test-faults)")
 
 
 @pytest.hookimpl(tryfirst=True)
