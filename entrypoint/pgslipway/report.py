@@ -116,9 +116,10 @@ class Terminal(logging.StreamHandler[TextIO]):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record."""
+        if not self.terminator:
+            with suppress(OSError, ValueError):
+                self.stream.write(CLEAR_LINE)
         self.terminator = "" if record.levelno < logging.INFO else "\n"
-        with suppress(OSError, ValueError):
-            self.stream.write(CLEAR_LINE)
         super().emit(record)
 
 
