@@ -34,7 +34,7 @@ async def migrate(pool: "asyncpg.Pool[asyncpg.Record]", run: Run) -> None:
         async with run.translated():
             if not await run.first_look(connection):
                 await refuse_other_role(connection)
-                await run.migrate(connection, None)
+                await run.migrate(connection, may_connect=False)
     except BaseException:
         with suppress(asyncpg.InterfaceError):  # the driver may have given it up before us
             connection.terminate()

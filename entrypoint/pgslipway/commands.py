@@ -6,7 +6,6 @@ import warnings
 from argparse import Namespace
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ from . import libpq
 from . import status as rows_of
 from .check import check as check_file
 from .config import Config
-from .connect import Connection, connect, export, reconnect
+from .connect import connect, export, reconnect
 from .errors import BadConfiguration, BadMigrations, HistoryConflict, NotYet
-from .journal import Entry, Unfinished
-from .lock import lock
+from .journal import Unfinished
+from .lock import ANYTHING, lock
 from .mend import wait_for_orphan
 from .migrations import discover
 from .plan import Plan, make_plan, names
@@ -70,22 +69,20 @@ async def plan(request: Request) -> str:
 async def resolve(request: Request) -> str:
     """Take down a person's decision about a statement in flight. Raises HistoryConflict where there is none."""
     config, version, is_done = request.config, int(request.options.argument), request.options.done
-    run, again = Run(config, []), partial(reconnect, config)
-
-    async def in_flight(connection: Connection) -> Entry | None:
-        entries = (await run.journal.read(connection)).get(version, [])
-        return next((entry for entry in entries if not entry.done_at), None)
-
-    async def is_settled(connection: Connection) -> bool:
-        return await in_flight(connection) is None
-
-    async with again() as connection, run.translated(), lock(connection, config, is_settled, again) as held:
-        entry = await in_flight(held.connection) if held else None
+    run = Run(config, [])
+    history, journal = run.history, run.journal
+    async with (
+        reconnect(config) as connection,
+        run.translated(),
+        lock(connection, config, history, ANYTHING, may_connect=True) as held,
+    ):
+        entries = (await journal.read(held.connection)).get(version, ()) if held else ()
+        entry = next((entry for entry in entries if not entry.done_at), None)
         if held is None or entry is None:
             raise HistoryConflict(f"version {version} has no statement in flight, so there is nothing to resolve")
         await wait_for_orphan(held.connection, entry.statement or "", config.lock_timeout)
-        async with run.history.transaction(held.connection):
-            decision = run.journal.finish(entry) if is_done else run.journal.remove(entry)
+        async with history.transaction(held.connection):
+            decision = journal.finish(entry) if is_done else journal.remove(entry)
             await held.connection.execute(decision)
     what = "took effect; the next run goes on after it" if is_done else "did not take effect; the next run repeats it"
     return f"noted: line {entry.line} of version {version} {what}"

@@ -84,16 +84,17 @@ class History:
         """SQL that becomes the role for the rest of the transaction; empty without one."""
         return f"SET LOCAL ROLE {quote_name(self.role)};" if self.role else ""
 
-    async def is_current(self, connection: Connection, migrations: Sequence[Migration]) -> bool:
-        """Tell in one round trip whether the history holds exactly these migrations.
+    @property
+    def look(self) -> str:
+        """SQL that takes the role and bounds the wait for somebody who has locked the table, for one message."""
+        return f"{LOOK} {self.set_role}"
 
-        The answer is the tag of a simple query, so nothing is prepared. Also False where the table cannot be
-        read this way; `read` looks into that.
-        """
+    def undone(self, migrations: Sequence[Migration]) -> str:
+        """Return the query that returns a row unless the history holds exactly these migrations."""
         versions = quote_array(str(migration.version) for migration in migrations)
         checksums = quote_array(migration.checksum for migration in migrations)
         filenames = quote_array(migration.filename for migration in migrations)
-        query = f"""{LOOK} {self.set_role}
+        return f"""
             SELECT FROM ROWS FROM (
                 pg_catalog.unnest({versions}::bigint[]),
                 pg_catalog.unnest({checksums}::text[]),
@@ -102,8 +103,15 @@ class History:
             FULL JOIN {self.name} AS history ON history.version::bigint = image.version
             WHERE coalesce(history.checksum::text = image.checksum, history.filename::text = image.filename) IS NOT TRUE
             LIMIT 1"""
+
+    async def is_current(self, connection: Connection, migrations: Sequence[Migration]) -> bool:
+        """Tell in one round trip whether the history holds exactly these migrations.
+
+        The answer is the tag of a simple query, so nothing is prepared. Also False where the table cannot be
+        read this way; `read` looks into that.
+        """
         try:
-            return await connection.execute(query) == "SELECT 0"
+            return await connection.execute(f"{self.look} {self.undone(migrations)}") == "SELECT 0"
         except UNREADABLE:
             return False
 
@@ -159,7 +167,7 @@ class History:
         """Run the block in a transaction as the role. Raises AccessRefused where a privilege is missing."""
         try:
             async with connection.transaction():
-                await connection.execute(f"{LOOK} {self.set_role}")
+                await connection.execute(self.look)
                 yield
         except (asyncpg.InsufficientPrivilegeError, asyncpg.InvalidParameterValueError) as error:
             raise AccessRefused(

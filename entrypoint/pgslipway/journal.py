@@ -90,7 +90,7 @@ class Journal:
     async def exists(self, connection: Connection) -> bool:
         """Tell in one round trip whether the table is there."""
         look = EXISTS.format(table=quote_literal(self.name))
-        return await connection.execute(f"{self.history.set_role} {look}") == "SELECT 1"
+        return await connection.execute(f"{self.history.look} {look}") == "SELECT 1"
 
     def add(self, entry: Entry, condition: str, *, is_done: bool) -> str:
         """Return the SQL that writes `entry` if `condition` holds; its tag counts the row."""

@@ -7,10 +7,11 @@ then waits for it for ever. So a waiter asks, sleeps and asks again, and stops w
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain, repeat
 from math import inf
 from typing import TypeAlias
 
@@ -18,19 +19,28 @@ import asyncpg
 from tenacity import AsyncRetrying, RetryError, retry_if_result, stop_after_delay
 
 from .config import Config
-from .connect import ATTEMPT_TIMEOUT, BROKEN, Connection, close, open_another, pause
+from .connect import ATTEMPT_TIMEOUT, BROKEN, Connection, close, connect, open_another, pause, reconnect
 from .errors import BadConfiguration, Locked
+from .history import UNREADABLE, History
 
 logger = logging.getLogger(__name__)
 
-Reconnect: TypeAlias = Callable[[], AbstractAsyncContextManager[Connection]]
-IsDone: TypeAlias = Callable[[Connection], Awaitable[bool]]
+Query: TypeAlias = Callable[[Connection], Awaitable[str]]
+Connect: TypeAlias = Callable[[Query], AbstractAsyncContextManager[tuple[Connection, str]]]
 Another: TypeAlias = Callable[..., Awaitable[Connection]]
 
-LONGEST_PAUSE = 3.0
-"""Seconds; the pause between polls is random below it, so that many waiters stay below a query a second each."""
+LONGEST_PAUSE = 5.0
+"""Seconds; the pause between polls is random below it: many waiters stay below a query, and a connection, a second."""
+HOLDER_INTERVAL = 10.0
+"""Seconds between two looks who holds the lock."""
 IS_DIRECT = "SELECT 1 WHERE pg_catalog.pg_backend_pid() = {pid}"
-TRY_SESSION = "SELECT 1 WHERE pg_catalog.pg_try_advisory_lock({key})"
+LOCKED, DONE, WAIT = "SELECT 2", "SELECT 1", "SELECT 0"
+TRY = "SELECT FROM pg_catalog.generate_series(1, CASE WHEN {lock} THEN 2 WHEN EXISTS ({undone}) THEN 0 ELSE 1 END)"
+"""Its tag is the answer: a simple query leaves no portal open, whose snapshot would stop concurrent index builds."""
+ANYTHING = "SELECT"
+"""The query that says that something is left to do."""
+NOT_TOLD = (*UNREADABLE, asyncpg.LockNotAvailableError)
+"""What asking the history fails with that is not there yet, or that somebody works on."""
 NO_TIMEOUTS = """
 SELECT pg_catalog.set_config(name, '0', {local}) FROM pg_catalog.pg_settings
  WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout', 'statement_timeout');
@@ -38,11 +48,9 @@ SELECT pg_catalog.set_config(name, '0', {local}) FROM pg_catalog.pg_settings
 """Until the transaction ends, or the session; by a query, since older servers do not know all of them."""
 IN_TRANSACTION = NO_TIMEOUTS.format(local="true")
 IN_SESSION = NO_TIMEOUTS.format(local="false")
-TRY_TRANSACTION = f"""
-BEGIN ISOLATION LEVEL READ COMMITTED;
-{IN_TRANSACTION}
-SELECT 1 WHERE pg_catalog.pg_try_advisory_xact_lock({{key}})
-"""
+BEGIN = f"BEGIN ISOLATION LEVEL READ COMMITTED; {IN_TRANSACTION}"
+KEEP = "SET idle_session_timeout = 0;"
+"""The server would end an idle session that holds the lock."""
 UNLOCK = "SELECT pg_catalog.pg_advisory_unlock({key})"
 IS_OURS = """
 l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
@@ -79,79 +87,120 @@ class Held:
 
 @dataclass(slots=True)
 class Waiting:
-    """What a waiter has seen so far."""
+    """A runner that wants the lock, and what it has seen so far."""
 
-    key: int
-    is_done: IsDone
+    history: History
+    undone: str
+    """The query that returns a row as long as there is something left to do."""
+    is_session: bool
+    """The session itself can hold the lock."""
     holder: str = "another runner"
     seen: set[int] = field(default_factory=set)
+    looked: float = -inf
+    connection: Connection | None = None
+    """Holds the lock, once it is held."""
 
-    async def poll_session(self, connection: Connection) -> bool | None:
-        """Try once: True when the lock is held, False when nothing is left to do, None to wait."""
-        if await connection.execute(TRY_SESSION.format(key=self.key)) == "SELECT 1":
-            return True
-        return await self.look_around(connection)
+    @property
+    def key(self) -> int:
+        """The lock's key."""
+        return lock_key(self.history.schema, self.history.table)
 
-    async def poll_transaction(self, reconnect: Reconnect, holding: AsyncExitStack) -> bool | None:
-        """Try once, on a connection that goes to `holding` with the lock, or is closed again."""
-        async with AsyncExitStack() as attempt:
-            connection = await attempt.enter_async_context(reconnect())
-            if await connection.execute(TRY_TRANSACTION.format(key=self.key)) == "SELECT 1":
-                holding.push_async_exit(attempt.pop_all())
-                return True
-            await connection.execute("ROLLBACK")
-            return await self.look_around(connection)
+    async def attempt(self, connection: Connection) -> str:
+        """Try once to take the lock: LOCKED, DONE where nothing is left to do, or WAIT."""
+        if self.is_session:
+            try_lock = f"pg_catalog.pg_try_advisory_lock({self.key})"
+            try:
+                return await connection.execute(f"{KEEP} {self.history.look} {attempt(try_lock, self.undone)}")
+            except NOT_TOLD:
+                return await connection.execute(f"{KEEP} {attempt(try_lock, ANYTHING)}")
+        try_lock = f"pg_catalog.pg_try_advisory_xact_lock({self.key})"
+        if await connection.execute(f"{BEGIN} {attempt(try_lock, ANYTHING)}") == LOCKED:
+            return LOCKED
+        try:
+            return await connection.execute(f"ROLLBACK; {self.history.look} {attempt('false', self.undone)}")
+        except NOT_TOLD:
+            return WAIT
 
-    async def look_around(self, connection: Connection) -> bool | None:
-        """Tell False when the holder has done everything; else log a holder that was not seen before."""
-        with suppress(asyncpg.LockNotAvailableError):  # somebody works on the history table: not done, then
-            if await self.is_done(connection):
-                return False
+    async def poll(self, connections: Iterator[Connect], holding: AsyncExitStack) -> bool | None:
+        """Try on the next connection: True when the lock is held, False when nothing is left to do, None to wait.
+
+        With the lock the connection goes to `holding`; otherwise it is closed until the next poll, since waiters
+        without number would leave no slot for the application.
+        """
+        async with AsyncExitStack() as trying:
+            connection, answer = await trying.enter_async_context(next(connections)(self.attempt))
+            if answer == LOCKED:
+                self.connection = connection
+                holding.push_async_exit(trying.pop_all())
+            elif answer == WAIT:
+                await self.look_for_holder(connection)
+            return {LOCKED: True, DONE: False}.get(answer)
+
+    async def look_for_holder(self, connection: Connection) -> None:
+        """Log a holder that was not seen before."""
+        now = asyncio.get_running_loop().time()
+        if now - self.looked < HOLDER_INTERVAL:
+            return
+        self.looked = now
         if row := await find_holder(connection, self.key):
             self.holder = row["name"]
             if row["pid"] not in self.seen:
                 self.seen.add(row["pid"])
                 logger.info("waiting for the migration lock, held by %s", self.holder, extra={"holder": row["pid"]})
-        return None
 
 
 @asynccontextmanager
 async def lock(
-    connection: Connection, config: Config, is_done: IsDone, reconnect: Reconnect | None
+    connection: Connection, config: Config, history: History, undone: str, *, may_connect: bool
 ) -> AsyncIterator[Held | None]:
     """Hold the migration lock while the block runs; None instead when nothing is left to do.
 
-    Where `connection` goes through a pooler the lock sits in a transaction on a connection of its own, made by
-    `reconnect`, and `connection` is closed first: a small pool could not serve both. Raises Locked after the
-    lock timeout.
+    `undone` is a query that returns a row as long as there is something left to do. `connection` is used for the
+    first try and closed when that was in vain; where others may not be opened it is the only one, and stays open.
+    Behind a pooler the lock sits in a transaction on a connection of its own. Raises Locked after the lock timeout,
+    BadConfiguration where a second connection would be needed.
     """
-    waiting = Waiting(lock_key(config.schema, config.table), is_done)
-    another = partial(open_another, config) if reconnect else None
-    if await is_session(connection, config):
-        await connection.execute("SET idle_session_timeout = 0")
-        if not await wait(partial(waiting.poll_session, connection), waiting, config):
-            yield None
-            return
-        try:
-            condition = held_by("pg_catalog.pg_backend_pid()", waiting.key)
-            yield Held(connection, condition, is_pooled=False, another=another)
-        finally:
-            with suppress(*BROKEN):
-                await connection.execute(UNLOCK.format(key=waiting.key))
-        return
-    if reconnect is None:
+    waiting = Waiting(history, undone, await is_session(connection, config))
+    if not waiting.is_session and not may_connect:
         raise BadConfiguration(
             "behind a connection pooler the migration lock needs a second connection, which run_migrations does not "
             "open; give it a pool that connects to Postgres directly"
         )
-    await close(connection)
+    first: Connect = partial(use_up if may_connect else use, connection)
+    again: Connect = partial(connect, config) if may_connect else partial(use, connection)
     async with AsyncExitStack() as holding:
-        if not await wait(partial(waiting.poll_transaction, reconnect, holding), waiting, config):
+        polling = partial(waiting.poll, chain([first], repeat(again)), holding)
+        if not await wait(polling, waiting, config) or not waiting.connection:
             yield None
             return
-        work = await holding.enter_async_context(reconnect())
-        holder = await find_holder(work, waiting.key)
-        yield Held(work, held_by(str(holder["pid"]) if holder else "0", waiting.key), is_pooled=True, another=another)
+        another = partial(open_another, config) if may_connect else None
+        if not waiting.is_session:
+            work = await holding.enter_async_context(reconnect(config))
+            holder = await find_holder(work, waiting.key)
+            condition = held_by(str(holder["pid"]) if holder else "0", waiting.key)
+            yield Held(work, condition, is_pooled=True, another=another)
+            return
+        try:
+            condition = held_by("pg_catalog.pg_backend_pid()", waiting.key)
+            yield Held(waiting.connection, condition, is_pooled=False, another=another)
+        finally:
+            with suppress(*BROKEN):
+                await waiting.connection.execute(UNLOCK.format(key=waiting.key))
+
+
+@asynccontextmanager
+async def use(connection: Connection, first_query: Query) -> AsyncIterator[tuple[Connection, str]]:
+    """Ask `first_query` on a connection that is there, like `connect` on a new one."""
+    yield connection, await first_query(connection)
+
+
+@asynccontextmanager
+async def use_up(connection: Connection, first_query: Query) -> AsyncIterator[tuple[Connection, str]]:
+    """Do what `use` does, and close the connection afterwards."""
+    try:
+        yield connection, await first_query(connection)
+    finally:
+        await close(connection)
 
 
 async def wait(poll: Callable[[], Awaitable[bool | None]], waiting: Waiting, config: Config) -> bool:
@@ -173,6 +222,11 @@ async def wait(poll: Callable[[], Awaitable[bool | None]], waiting: Waiting, con
         raise Locked(
             f"the migration lock is still held by {waiting.holder} after MIGRATE_LOCK_TIMEOUT={config.lock_timeout:g}s"
         ) from error
+
+
+def attempt(try_lock: str, undone: str) -> str:
+    """Return the query that evaluates `try_lock`, and, where that is false, `undone`."""
+    return TRY.format(lock=try_lock, undone=undone)
 
 
 async def is_session(connection: Connection, config: Config) -> bool:

@@ -15,12 +15,12 @@ from . import steps
 from .apply import BUSY, Busy, Job, StartOver, apply, lost_while
 from .check import check
 from .config import Config
-from .connect import Connection, connect, failure_of, reconnect
+from .connect import Connection, connect, failure_of
 from .errors import BadConfiguration, BadMigrations, DatabaseUnavailable, HalfDone, Locked, SlipwayError, TableBusy
 from .history import History
 from .journal import Journal, Unfinished
 from .libpq import target
-from .lock import Held, Reconnect, lock
+from .lock import Held, lock
 from .migrations import Migration
 from .plan import Applied, Plan, Policy, make_plan
 from .watch import FIRST_LOOK, SOON, Watch
@@ -104,10 +104,10 @@ class Run:
         plan.refuse(self.policy)
         return plan
 
-    async def migrate(self, connection: Connection, reconnect: Reconnect | None) -> None:
+    async def migrate(self, connection: Connection, *, may_connect: bool) -> None:
         """Apply what is pending, under the lock. Raises StartOver and every SlipwayError but the configuration's."""
         async with self.translated():
-            await self.migrate_under_lock(connection, reconnect)
+            await self.migrate_under_lock(connection, may_connect=may_connect)
 
     @asynccontextmanager
     async def translated(self) -> AsyncIterator[None]:
@@ -120,11 +120,12 @@ class Run:
         except asyncpg.PostgresError as error:
             raise self.history.failure(error, "no file was being applied") from error
 
-    async def migrate_under_lock(self, connection: Connection, reconnect: Reconnect | None) -> None:
+    async def migrate_under_lock(self, connection: Connection, *, may_connect: bool) -> None:
         """Do what `migrate` says, with what Postgres says about our own tables not yet translated."""
         if not (await self.plan(connection)).pending:
             return
-        async with lock(connection, self.config, self.is_current, reconnect) as held:
+        undone = self.history.undone(self.migrations)
+        async with lock(connection, self.config, self.history, undone, may_connect=may_connect) as held:
             if held is None:
                 logger.info("another runner has applied everything")
                 return
@@ -259,7 +260,7 @@ async def connect_and_migrate(run: Run) -> None:
     async with connect(run.config, run.first_look) as (connection, is_current):
         if not is_current:
             logger.info("connected to %s", target(run.config.libpq))
-            await run.migrate(connection, partial(reconnect, run.config))
+            await run.migrate(connection, may_connect=True)
 
 
 async def until_settled(migrate: Callable[[], Awaitable[None]], run: Run) -> None:
