@@ -14,12 +14,13 @@ WIDTH = 100
 LONGEST_SHOWN = 300
 """Characters of a statement that are shown in a line."""
 NO_TRANSACTION = "put it in a file of its own that has the line `-- no-transaction` at its top"
-HINTS = {
-    "25001": f"this cannot run inside a transaction: {NO_TRANSACTION}",
-    "2D000": f"a file is one transaction, so nothing in it may commit: {NO_TRANSACTION}",
-    "55P04": "a new enum value can be used once it is committed: put ALTER TYPE … ADD VALUE in an earlier file",
-}
-"""What to do about a SQLSTATE, where Postgres does not say it."""
+HINTS = (
+    ("25001", "transaction block", f"this cannot run inside a transaction: {NO_TRANSACTION}"),
+    ("2D000", "", f"a file is one transaction, so nothing in it may commit: {NO_TRANSACTION}"),
+    ("55P04", "", "a new enum value can be used once it is committed: put ALTER TYPE … ADD VALUE in an earlier file"),
+    ("0A000", "already been loaded", f"it must be the first statement that a session runs: {NO_TRANSACTION}"),
+)
+"""What to do about a SQLSTATE with such words in its message, where Postgres does not say it for us."""
 
 
 def excerpt(filename: str, source: Source, offset: int, message: str) -> str:
@@ -68,9 +69,9 @@ def details(fields: dict[str, str]) -> Iterator[str]:
     for key in ("detail", "hint", "context"):
         if key in fields:
             yield f"{key}: {fields[key]}"
-    hint = HINTS.get(fields.get("sqlstate", ""))
-    if hint and (fields["sqlstate"] != "25001" or "transaction block" in fields.get("message", "")):
-        yield f"hint: {hint}"
+    for sqlstate, words, hint in HINTS:
+        if fields.get("sqlstate") == sqlstate and words in fields.get("message", ""):
+            yield f"hint: {hint}"
     names = [
         f"{kind} {fields[f'{kind}_name']}" for kind in ("table", "column", "constraint") if f"{kind}_name" in fields
     ]
