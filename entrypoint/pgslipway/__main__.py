@@ -11,6 +11,9 @@ from typing import NoReturn
 STOP_SECONDS = 4.5
 """Seconds from the first signal to the end, at the latest: a server that went silent answers no cancellation."""
 
+REPORT_SECONDS = 0.3
+"""Seconds that the report may take then."""
+
 
 def note() -> None:
     """Do no more than note the signal: nothing runs yet that could be cancelled, or nothing any more."""
@@ -25,6 +28,7 @@ class Stop:
     def __init__(self) -> None:
         self.signum = 0
         self.action: Callable[[], object] = note
+        self.is_overdue = False
         self.report: Callable[[], object] = note
         """Says how it ended where `action` could not end it in time."""
 
@@ -35,14 +39,13 @@ class Stop:
             signal.setitimer(signal.ITIMER_REAL, STOP_SECONDS)
             self.action()
 
-    def disarm(self) -> None:
-        """Leave the rest of the time to the report."""
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
     def overdue(self, _: int, __: FrameType | None) -> None:
-        """End the process."""
-        self.report()
-        leave(128 + self.signum)
+        """End the process; without another word where the report does not come to its end: nobody may read the log."""
+        if not self.is_overdue:
+            self.is_overdue = True
+            signal.setitimer(signal.ITIMER_REAL, REPORT_SECONDS)
+            self.report()
+        os._exit(128 + self.signum)
 
 
 stop = Stop()

@@ -18,7 +18,7 @@ import asyncpg
 
 from .check import Contents
 from .config import Config
-from .connect import BROKEN, Connection, describe, root
+from .connect import APPLICATION_NAME, BROKEN, Connection, describe, root
 from .errors import ConnectionLost, HistoryConflict, MigrationFailed
 from .history import ROW_REMOVED, TRANSACTION_ENDED, History
 from .lock import IN_TRANSACTION, Held
@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 POOLED_STATE = "DEALLOCATE ALL; SELECT pg_catalog.pg_advisory_unlock_all();"
 """What else a file may have left in the session; our own lock is on another connection there."""
+POOLED_NAME = f"SET application_name = '{APPLICATION_NAME}';"
+"""A pooler takes over what RESET ALL makes of it; the watch and those who wait for us know us by it."""
 STOP_TIMEOUT = 4.0
 """Seconds that a rollback or the answer to COMMIT may take once we are to stop."""
 ORPHAN_CHECK = "2s"
@@ -48,8 +50,10 @@ class StartOver(Exception):
 class Busy(Exception):
     """A lock was not to be had, or a deadlock was broken up; the file was rolled back and may be tried again."""
 
-    def __init__(self, cause: str, *, recording: bool) -> None:
+    def __init__(self, cause: str, *, recording: bool, place: str = "") -> None:
         super().__init__(cause)
+        self.place = place
+        """File and line, in a file that keeps what stands before it."""
         self.recording = recording
         """It was our own row: another runner is applying the same file."""
         self.blocker = ""
@@ -83,14 +87,14 @@ async def apply(held: Held, job: Job, watch: Watch) -> None:
     """
     connection = held.connection
     async with rolled_back_on_failure(connection, job.filename):
-        await record(held, job)
+        await record(held, job, watch)
         with notices(connection, job.filename):
             with watch.over(job.filename):
                 await send(connection, job)
             await commit(held, job)
 
 
-async def record(held: Held, job: Job) -> None:
+async def record(held: Held, job: Job, watch: Watch) -> None:
     """Begin the transaction and write the history row."""
     config = job.config
     begin = f"""
@@ -99,7 +103,7 @@ async def record(held: Held, job: Job) -> None:
         {IN_TRANSACTION}
         SET LOCAL client_connection_check_interval = '{ORPHAN_CHECK}';
         SET LOCAL standard_conforming_strings = on;
-        SET LOCAL lock_timeout = {milliseconds(config.ddl_lock_timeout)};
+        {watch.lock_timeout(config.ddl_lock_timeout, "LOCAL")}
         SET LOCAL statement_timeout = {milliseconds(config.statement_timeout)};
         {job.history.record(job.migration, job.contents.minimum_version, held.condition)}"""
     try:
@@ -166,6 +170,7 @@ async def commit(held: Held, job: Job) -> None:
         UNLISTEN *;
         {POOLED_STATE if held.is_pooled else ""}
         RESET ALL;
+        {POOLED_NAME if held.is_pooled else ""}
         DISCARD TEMP;
         COMMIT"""
     unknown = f"{job.filename} is either applied and recorded or neither; the next run will tell"
@@ -190,23 +195,24 @@ def commit_failure(error: asyncpg.PostgresError, job: Job) -> str:
     return explain(server_error(error), job.filename)
 
 
-async def see_through(work: Awaitable[str], unknown: str) -> None:
+async def see_through(work: Awaitable[str], unknown: str) -> str:
     """Await `work` even if we are cancelled meanwhile, for STOP_TIMEOUT; the cancellation follows afterwards.
 
     Logs `unknown` where the answer does not come in that time.
     """
     task = asyncio.ensure_future(work)
     try:
-        await asyncio.shield(task)
+        return await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait({task}, timeout=STOP_TIMEOUT)
         if not task.done():
-            logger.warning("COMMIT was not answered in time: %s", unknown)
+            logger.warning("the server did not answer in time: %s", unknown)
         if not task.done() or task.exception():
             raise
         if current := asyncio.current_task():
             current.uncancel()
             current.cancel()
+        return task.result()
 
 
 @asynccontextmanager

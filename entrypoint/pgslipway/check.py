@@ -23,14 +23,12 @@ OUTSIDE = re.compile(
 """What Postgres refuses inside a transaction block (25001): PreventInTransactionBlock in its sources."""
 UNNAMED_INDEX = re.compile(r"CREATE (UNIQUE )?INDEX CONCURRENTLY ON\b")
 COPY = re.compile(r"COPY .*\b(FROM STDIN|TO STDOUT)\b")
-SETTINGS = re.compile(r"(SET|RESET)\b")
+SETTINGS = re.compile(r"(SET|RESET|SELECT (PG_CATALOG )?SET_CONFIG)\b")
 """These change the session and nothing else."""
 TEMPORARY = re.compile(
     r"CREATE (OR REPLACE )?((GLOBAL|LOCAL) )?TEMP(ORARY)? (RECURSIVE )?(TABLE|VIEW|SEQUENCE) (IF NOT EXISTS )?(?=\S)"
 )
 EXTENSION_UPDATE = re.compile(r"ALTER EXTENSION \S+ UPDATE\b")
-TAKES_ROLE = re.compile(r"(SET|RESET) ((SESSION|LOCAL) )?(ROLE|SESSION AUTHORIZATION)\b")
-SAVEPOINT = re.compile(r"(SAVEPOINT|RELEASE|ROLLBACK( WORK| TRANSACTION)? TO)\b")
 SETTING = re.compile(
     rb"SET\s+(?:SESSION\s+|LOCAL\s+)?(client_encoding|standard_conforming_strings)\s*(?:=|\sTO\s)\s*'?([\w-]*)",
     re.IGNORECASE,
@@ -41,7 +39,21 @@ ALLOWED = {
 }
 WITHOUT_POOLER = "connect to Postgres directly, or set MIGRATE_LOCK=session where the pooler is in session mode"
 NEEDS_SESSION = f"behind a pooler this would stay with whoever uses the server connection next; {WITHOUT_POOLER}"
+NEEDS_NEW_SESSION = f"this must be the first command of a session, which a pooler does not give; {WITHOUT_POOLER}"
 NEEDS_ROLE = f"this runs outside a transaction, where MIGRATE_ROLE cannot be set behind a pooler; {WITHOUT_POOLER}"
+ROLE_TEXT = "the role of a file without a transaction is MIGRATE_ROLE, for its journal too; remove this line"
+REFUSED_OUTSIDE = {
+    re.compile(pattern): message
+    for pattern, message in {
+        r"(SET|RESET) ((SESSION|LOCAL) )?(ROLE|SESSION AUTHORIZATION)\b": ROLE_TEXT,
+        r"SET (LOCAL|TRANSACTION|CONSTRAINTS)\b": "this has no effect outside a transaction; write SET, without LOCAL",
+        r"SET .*(TRANSACTION_READ_ONLY|CHARACTERISTICS)\b": "the journal could not be written any more; remove this",
+        r"(SAVEPOINT|RELEASE|ROLLBACK( WORK| TRANSACTION)? TO)\b": "there is no transaction here; remove this",
+        r"DISCARD ALL\b": "this would drop the migration lock; write RESET ALL, DISCARD TEMP or DISCARD PLANS",
+    }.items()
+}
+"""What a file without a transaction must not say."""
+UNICODE_NAME = re.compile(rb'U&"', re.IGNORECASE)
 EXTENSION = re.compile(r"CREATE EXTENSION (IF NOT EXISTS )?\S")
 NO_TRANSACTION_LINE = re.compile(r"no-transaction", re.IGNORECASE)
 MINIMUM_VERSION = re.compile(r"minimum-version:(.*)", re.IGNORECASE)
@@ -96,10 +108,8 @@ def examine(migration: Migration, source: Source, contents: Contents) -> None:
             control.append((contents.count, statement))
         if message := refusal(statement, source, contents.transactional):
             contents.problems.append(excerpt(migration.filename, source, statement.start, message))
-        if not contents.transactional and (SETTINGS.match(statement.text) or TEMPORARY.match(statement.text)):
-            contents.session_state.append(excerpt(migration.filename, source, statement.start, NEEDS_SESSION))
-        elif not contents.transactional and OUTSIDE.match(statement.text):
-            contents.outside.append(excerpt(migration.filename, source, statement.start, NEEDS_ROLE))
+        if not contents.transactional:
+            note_needs(migration, source, statement, contents)
         contents.note_names(statement)
     if is_wrapped(control, contents):
         contents.wrapper = tuple(statement for _, statement in control)
@@ -107,6 +117,18 @@ def examine(migration: Migration, source: Source, contents: Contents) -> None:
     for _, statement in control:
         message = transaction_control(statement, contents.transactional)
         contents.problems.append(excerpt(migration.filename, source, statement.start, message))
+
+
+def note_needs(migration: Migration, source: Source, statement: Statement, contents: Contents) -> None:
+    """Keep what a statement of a file without a transaction needs a session of its own for."""
+    needs, found = NEEDS_SESSION, contents.session_state
+    if contents.count == 1 and EXTENSION_UPDATE.match(statement.text):
+        needs = NEEDS_NEW_SESSION
+    elif OUTSIDE.match(statement.text):
+        needs, found = NEEDS_ROLE, contents.outside
+    elif not SETTINGS.match(statement.text) and not TEMPORARY.match(statement.text):
+        return
+    found.append(excerpt(migration.filename, source, statement.start, needs))
 
 
 def read_directives(migration: Migration, source: Source, contents: Contents) -> None:
@@ -136,13 +158,16 @@ def refusal(statement: Statement, source: Source, transactional: bool) -> str | 
             return f"the file is read and sent with {setting} = {ALLOWED[setting][0]}; remove this line"
     if UNNAMED_INDEX.match(text):
         return "an index that is built concurrently needs a name here, so that a run that was cut off can go on"
-    if not transactional and TAKES_ROLE.match(text):
-        return "the role of a file without a transaction is MIGRATE_ROLE, for its journal too; remove this line"
-    if not transactional and SAVEPOINT.match(text):
-        return transaction_control(statement, transactional)
     if transactional and (match := OUTSIDE.match(text)):
         return f"{match[0].strip()} cannot run inside a transaction; {NO_TRANSACTION}"
-    return None
+    return None if transactional else refusal_outside(text, source[statement.start : statement.end])
+
+
+def refusal_outside(text: str, statement: bytes) -> str | None:
+    """Say why a statement can never work in a file without a transaction, or None."""
+    if OUTSIDE.match(text) and UNICODE_NAME.search(statement):
+        return 'write the name without U&"": it is looked up in the catalogs when a run was cut off'
+    return next((message for pattern, message in REFUSED_OUTSIDE.items() if pattern.match(text)), None)
 
 
 def transaction_control(statement: Statement, transactional: bool) -> str:

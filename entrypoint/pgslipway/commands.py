@@ -15,9 +15,10 @@ from .check import check as check_file
 from .config import Config
 from .connect import connect, export, reconnect
 from .errors import BadConfiguration, BadMigrations, HistoryConflict, NotYet
-from .journal import Unfinished
+from .journal import NOT_BEGUN, Unfinished
 from .lock import ANYTHING, lock
-from .mend import wait_for_orphan
+from .mend import rule_of, wait_for_orphan
+from .message import short
 from .migrations import discover
 from .plan import Plan, make_plan, names
 from .report import show
@@ -60,8 +61,8 @@ async def plan(request: Request) -> str:
         jobs, unfinished = await run.preview(connection, history)
     for job in jobs:
         how = "in a transaction" if job.contents.transactional else "without a transaction"
-        entries = unfinished.get(job.migration.version)
-        so_far = f"; {rows_of.progress(entries)}" if entries else ""
+        progress = unfinished.get(job.migration.version)
+        so_far = f"; {rows_of.progress(progress)}" if progress else ""
         show(f"apply {job.filename} ({count(job.contents.count, 'statement')}, {how}{so_far})")
     return f"{count(len(jobs), 'migration')} to apply"
 
@@ -76,10 +77,14 @@ async def resolve(request: Request) -> str:
         run.translated(),
         lock(connection, config, history, ANYTHING, may_connect=True) as held,
     ):
-        entries = (await journal.read(held.connection)).get(version, ()) if held else ()
-        entry = next((entry for entry in entries if not entry.done_at), None)
+        entry = (await journal.read(held.connection)).get(version, NOT_BEGUN).in_flight if held else None
         if held is None or entry is None:
             raise HistoryConflict(f"version {version} has no statement in flight, so there is nothing to resolve")
+        if rule_of(entry):
+            raise HistoryConflict(
+                f"version {version}: nothing to resolve; the catalogs tell what became of line {entry.line}, "
+                f"{short(entry.statement or '')}: the next `up` mends it and goes on by itself"
+            )
         await wait_for_orphan(held.connection, entry.statement or "", config.lock_timeout)
         async with history.transaction(held.connection):
             decision = journal.finish(entry) if is_done else journal.remove(entry)
@@ -131,7 +136,7 @@ async def read_plan(config: Config) -> tuple[Plan, Unfinished]:
     """Read the history and the journal, once Postgres answers; compare the history with the files."""
     run = Run(config, discover(config.dir))
     async with connect(config, run.history_as_login.read) as (connection, history), run.translated():
-        return make_plan(run.migrations, history), await run.journal_as_login.read(connection)
+        return make_plan(run.migrations, history), await run.unfinished_as_login(connection)
 
 
 def count(number: int, noun: str) -> str:

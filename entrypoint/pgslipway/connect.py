@@ -133,9 +133,9 @@ def pause(shortest: float, longest: float, limit: float) -> Callable[[RetryCallS
     return seconds
 
 
-async def open_another(config: Config, role: str | None = None) -> Connection:
-    """Open one more connection, once, as `role` if there is one: a session's first command may then be anything."""
-    settings = {**config.server_settings, **({"role": role} if role else {})}
+async def open_another(config: Config, startup: Mapping[str, str] | None = None) -> Connection:
+    """Open one more connection, once, with such settings from its start: its first command may then be anything."""
+    settings = {**config.server_settings, **(startup or {})}
     return await open_connection(replace(config, server_settings=settings), 0)
 
 
@@ -222,9 +222,14 @@ def by_sqlstate(error: asyncpg.PostgresError) -> type[SlipwayError]:
 
 def root(error: BaseException) -> BaseException:
     """Return the error that says most: asyncpg hides the server's last words behind "connection was closed"."""
-    while isinstance(error.__cause__, asyncpg.PostgresError | OSError):
-        error = error.__cause__
+    while isinstance(cause := error.__cause__ or hidden_by(error), asyncpg.PostgresError | OSError):
+        error = cause
     return error
+
+
+def hidden_by(error: BaseException) -> BaseException | None:
+    """Return what went wrong before asyncpg complained that a broken connection cannot be tidied up."""
+    return error.__context__ if isinstance(error, asyncpg.InterfaceError) else None
 
 
 def describe(error: BaseException | None) -> str:

@@ -4,17 +4,14 @@ A row without `done_at` is in flight: it was written before its statement was se
 rows were committed together with what their statement did. The rows of a file go when its history row comes.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeAlias
 
-import asyncpg
-
 from .connect import Connection
 from .errors import HistoryConflict
-from .history import History
+from .history import UNREADABLE, History
 from .sql import quote_literal, quote_name
 
 SUFFIX = "_steps"
@@ -22,15 +19,19 @@ EXISTS = "SELECT 1 WHERE pg_catalog.to_regclass({table}) IS NOT NULL"
 CREATE = """CREATE TABLE {table} (
     version BIGINT, step INT, checksum TEXT NOT NULL, line INT NOT NULL, statement TEXT, object TEXT, before BIGINT[],
     started_at TIMESTAMPTZ NOT NULL DEFAULT NOW(), done_at TIMESTAMPTZ, PRIMARY KEY (version, step))"""
-READ = """
-SELECT version, step, checksum, line, statement, object, before, started_at, done_at
-  FROM {table} ORDER BY version, step
+DONE = """
+SELECT version, pg_catalog.count(*)::int AS done, pg_catalog.max(line) AS line
+  FROM {table} WHERE done_at IS NOT NULL GROUP BY version
 """
+IN_FLIGHT = """
+SELECT version, step, checksum, line, statement, object, before, started_at FROM {table} WHERE done_at IS NULL
+"""
+CHECKSUMS = "SELECT array_agg(checksum ORDER BY step) FROM {table} WHERE version = {version} AND done_at IS NOT NULL"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A statement of a file that is done, or in flight."""
+    """A statement of a file, as the journal knows it."""
 
     version: int
     step: int
@@ -44,11 +45,23 @@ class Entry:
     before: Sequence[int] | None = None
     """The oids of what bore that name before: what has another oid, the statement made."""
     started_at: datetime | None = None
-    done_at: datetime | None = None
 
 
-Unfinished: TypeAlias = Mapping[int, Sequence[Entry]]
-"""What was done of each unfinished file, by version; the last entry may be in flight."""
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an unfinished file got."""
+
+    done: int = 0
+    """How many of its statements are done."""
+    line: int = 0
+    """Where the last one of them begins."""
+    in_flight: Entry | None = None
+    """The one after them, where a run was stopped while it ran."""
+
+
+NOT_BEGUN = Progress()
+Unfinished: TypeAlias = Mapping[int, Progress]
+"""How far each unfinished file got, by version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +76,7 @@ class Journal:
         return f"{quote_name(self.history.schema)}.{quote_name(self.history.table + SUFFIX)}"
 
     async def read(self, connection: Connection) -> Unfinished:
-        """Return the entries of every unfinished file by version, in order; none where there is no table yet.
+        """Return how far each unfinished file got; nothing where there is no table yet.
 
         Raises AccessRefused where the role may not read it, HistoryConflict for a table that is not ours.
         """
@@ -71,15 +84,20 @@ class Journal:
             return {}
         async with self.history.transaction(connection):
             try:
-                rows = await connection.fetch(READ.format(table=self.name))
-            except (asyncpg.UndefinedColumnError, asyncpg.WrongObjectTypeError) as error:
+                rows = await connection.fetch(DONE.format(table=self.name))
+                done = {row["version"]: Progress(row["done"], row["line"]) for row in rows}
+                rows = await connection.fetch(IN_FLIGHT.format(table=self.name))
+            except UNREADABLE as error:
                 raise HistoryConflict(
                     f"{self.name} is not pgslipway's journal: {error}; set MIGRATE_TABLE to another name"
                 ) from error
-        entries = defaultdict(list)
-        for row in rows:
-            entries[row["version"]].append(Entry(**row))
-        return entries
+        flying = {row["version"]: replace(done.get(row["version"], NOT_BEGUN), in_flight=Entry(**row)) for row in rows}
+        return done | flying
+
+    async def checksums(self, connection: Connection, version: int) -> list[str]:
+        """Return the checksums of the statements of a file that are done, in order."""
+        async with self.history.transaction(connection):
+            return await connection.fetchval(CHECKSUMS.format(table=self.name, version=version)) or []
 
     async def create(self, connection: Connection) -> None:
         """Make the table unless it is there. Raises AccessRefused."""

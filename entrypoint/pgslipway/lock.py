@@ -77,8 +77,10 @@ class Held:
     """SQL, true as long as the lock is still ours."""
     is_pooled: bool
     """The connection goes through a pooler."""
+    pid: int = 0
+    """The pid of the server's process that works on the connection; 0 where a pooler may change it."""
     another: Another | None = None
-    """Opens one more connection, once, for an optional role; None where there must not be any."""
+    """Opens one more connection, once, with optional settings; None where there must not be any."""
 
     async def is_ours(self) -> bool:
         """Tell whether the lock is still ours: a file may drop it."""
@@ -97,6 +99,8 @@ class Waiting:
     holder: str = "another runner"
     seen: set[int] = field(default_factory=set)
     looked: float = -inf
+    asks_from: float = -inf
+    """When the history is asked again, which could not tell."""
     connection: Connection | None = None
     """Holds the lock, once it is held."""
 
@@ -107,11 +111,14 @@ class Waiting:
 
     async def attempt(self, connection: Connection) -> str:
         """Try once to take the lock: LOCKED, DONE where nothing is left to do, or WAIT."""
+        now = asyncio.get_running_loop().time()
         if self.is_session:
             try_lock = f"pg_catalog.pg_try_advisory_lock({self.key})"
             try:
-                return await connection.execute(f"{KEEP} {self.history.look} {attempt(try_lock, self.undone)}")
+                undone = self.undone if now >= self.asks_from else ANYTHING
+                return await connection.execute(f"{KEEP} {self.history.look} {attempt(try_lock, undone)}")
             except NOT_TOLD:
+                self.asks_from = now + HOLDER_INTERVAL
                 return await connection.execute(f"{KEEP} {attempt(try_lock, ANYTHING)}")
         try_lock = f"pg_catalog.pg_try_advisory_xact_lock({self.key})"
         if await connection.execute(f"{BEGIN} {attempt(try_lock, ANYTHING)}") == LOCKED:
@@ -182,7 +189,9 @@ async def lock(
             return
         try:
             condition = held_by("pg_catalog.pg_backend_pid()", waiting.key)
-            yield Held(waiting.connection, condition, is_pooled=False, another=another)
+            worker = waiting.connection
+            pid = await server_pid(worker) if config.lock == "session" else worker.get_server_pid()
+            yield Held(worker, condition, is_pooled=False, pid=pid, another=another)
         finally:
             with suppress(*BROKEN):
                 await waiting.connection.execute(UNLOCK.format(key=waiting.key))
@@ -234,6 +243,13 @@ async def is_session(connection: Connection, config: Config) -> bool:
     if config.lock != "auto":
         return config.lock == "session"
     return await connection.execute(IS_DIRECT.format(pid=connection.get_server_pid())) == "SELECT 1"
+
+
+async def server_pid(connection: Connection) -> int:
+    """Return the pid of the server's process, which a pooler does not tell."""
+    async with connection.transaction():
+        pid: int = await connection.fetchval("SELECT pg_catalog.pg_backend_pid()")
+    return pid
 
 
 async def find_holder(connection: Connection, key: int) -> asyncpg.Record | None:

@@ -9,7 +9,6 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import takewhile
 from math import inf
 
 from tenacity import AsyncRetrying, RetryError, retry_if_result, stop_after_delay, wait_fixed
@@ -18,7 +17,7 @@ from .connect import Connection
 from .errors import Locked
 from .journal import Entry
 from .message import short
-from .sql import Statement, folded, quote_literal, quote_name, statements
+from .sql import Statement, folded, names, quote_literal, quote_name, statements
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +43,12 @@ SELECT c.oid::bigint AS oid, CASE WHEN NOT i.indisvalid THEN
 INDEX = f"{DROP_INVALID} WHERE c.oid = pg_catalog.to_regclass($1)"
 LEFTOVERS = f"""{DROP_INVALID}
  WHERE NOT i.indisvalid AND c.relname ~ '_cc(new|old)[0-9]*$' AND pg_catalog.pg_has_role(c.relowner, 'USAGE')
-   AND $1::text IS NULL
+   AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND $1::text IS NULL
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_locks l
+                    WHERE l.relation = i.indrelid AND l.mode = 'ShareUpdateExclusiveLock' AND l.granted)
 """
+"""What REINDEX CONCURRENTLY left behind, but where somebody is at it right now. Of a TOAST table only a superuser can
+drop it, and it does no harm there."""
 PARTITION = """
 SELECT i.inhrelid::bigint AS oid, CASE WHEN i.inhdetachpending THEN
            pg_catalog.format('ALTER TABLE %I.%I DETACH PARTITION %I.%I FINALIZE',
@@ -55,7 +58,7 @@ SELECT i.inhrelid::bigint AS oid, CASE WHEN i.inhdetachpending THEN
   JOIN pg_catalog.pg_class p ON p.oid = i.inhparent JOIN pg_catalog.pg_namespace pn ON pn.oid = p.relnamespace
  WHERE i.inhrelid = pg_catalog.to_regclass($1)
 """
-NAMED = "SELECT oid::bigint AS oid, NULL AS mend FROM pg_catalog.{catalog} WHERE {column} = $1"
+NAMED = "SELECT oid::bigint AS oid, NULL AS mend FROM pg_catalog.{catalog} WHERE {column} = $1::text::name"
 DATABASE = NAMED.format(catalog="pg_database", column="datname")
 TABLESPACE = NAMED.format(catalog="pg_tablespace", column="spcname")
 SUBSCRIPTION = NAMED.format(catalog="pg_subscription", column="subname")
@@ -92,7 +95,7 @@ RULES = (
     Rule(r"DROP TABLESPACE (IF EXISTS )?(?=\S)", REMOVES, look=TABLESPACE),
     Rule(r"CREATE SUBSCRIPTION (?=\S)", MAKES, look=SUBSCRIPTION),
     Rule(r"DROP SUBSCRIPTION (IF EXISTS )?(?=\S)", REMOVES, look=SUBSCRIPTION),
-    Rule(r"VACUUM|ANALYZE|CLUSTER|REINDEX|ALTER (SYSTEM|DATABASE|EXTENSION .* UPDATE)|DISCARD"),
+    Rule(r"VACUUM|ANALYZE|CLUSTER|REPACK|REINDEX|ALTER (SYSTEM|DATABASE|EXTENSION .* UPDATE)|DISCARD"),
 )
 """What is not here, nobody can tell: CALL and DO that commit inside, COMMIT PREPARED, extensions' own commands."""
 ORPHAN_POLL = 1.0
@@ -104,8 +107,6 @@ SELECT a.pid FROM pg_catalog.pg_stat_activity a
    AND (a.query = $1 OR pg_catalog.octet_length(a.query) >= 90)
 """
 """A session that works on a statement; the server shows the beginning of a long one only."""
-AFTER_NAME = {"CASCADE", "RESTRICT", "CONCURRENTLY", "WITH", "FORCE", "OWNER", "LOCATION", "CONNECTION", "TEMPLATE"}
-AFTER_TABLE = {"USING", "INCLUDE", "NULLS", "WITH", "TABLESPACE", "WHERE"}
 
 
 def rule_for(statement: Statement) -> Rule | None:
@@ -113,24 +114,33 @@ def rule_for(statement: Statement) -> Rule | None:
     return next((rule for rule in RULES if rule.pattern.match(statement.text)), None)
 
 
-async def look_before(connection: Connection, statement: Statement) -> tuple[str | None, Sequence[int] | None]:
-    """Return the qualified name of what `statement` is about, and the oids that have that name now."""
-    rule = rule_for(statement)
+def rule_of(entry: Entry) -> Rule | None:
+    """Return the rule for the statement of `entry`."""
+    return rule_for(next(statements((entry.statement or "").encode()), Statement(0, 0, ())))
+
+
+async def look_before(connection: Connection, rule: Rule | None, text: str) -> tuple[str | None, Sequence[int] | None]:
+    """Return the qualified name of what the statement `text` is about, and the oids that have that name now."""
     if rule is None or not rule.look:
         return None, None
-    words = statement.words[rule.pattern.match(statement.text)[0].count(" ") :]  # type: ignore[index]  # it matches
     async with connection.transaction():
-        name = await connection.fetchval(name_query(rule, words))
+        name = await connection.fetchval(name_query(rule, text))
     return name, [oid for oid, _ in await look(connection, rule, name)]
 
 
-def name_query(rule: Rule, words: Sequence[str]) -> str:
-    """Return the SQL for the name of an object; `words` are those of the statement from its name on."""
+def name_query(rule: Rule, text: str) -> str:
+    """Return the SQL for the name of what the statement `text` makes or removes."""
+    first = (rule.pattern.match(next(statements(text.encode())).text) or [""])[0].count(" ")
+    index, *others = [parts for place, parts in names(text.encode()) if place >= first] or [("",)]
     if rule.name == TABLES_INDEX:
-        return rule.name.format(index=quote_literal(folded(words[0])), name=quote_literal(table_name(words[1:])))
-    named = [folded(word) for word in takewhile(lambda word: word not in AFTER_NAME, words)]
-    name = named[0] if rule.name == PLAIN else ".".join(map(quote_name, named))
-    return rule.name.format(name=quote_literal(name))
+        table = next((parts for parts in others if parts not in {("ON",), ("ONLY",)}), ("",))
+        return rule.name.format(index=quote_literal(folded(index[-1])), name=quote_literal(qualified(table)))
+    return rule.name.format(name=quote_literal(folded(index[-1]) if rule.name == PLAIN else qualified(index)))
+
+
+def qualified(parts: Sequence[str]) -> str:
+    """Return the quoted name of a relation, with its schema where that was given."""
+    return ".".join(quote_name(folded(part)) for part in parts[-2:])
 
 
 async def look(connection: Connection, rule: Rule, name: str | None) -> list[tuple[int, str | None]]:
@@ -142,27 +152,28 @@ async def look(connection: Connection, rule: Rule, name: str | None) -> list[tup
 async def settle(connection: Connection, rule: Rule, entry: Entry, execute: Callable[[str], Awaitable[object]]) -> bool:
     """Mend what an interrupted statement left half done; tell whether it took effect. If not, it is to be repeated.
 
-    `execute` sends a statement outside a transaction; what it raises goes on.
+    `execute` sends a statement outside a transaction; what it raises goes on. What somebody else made or left under
+    the same name is not touched: it has another oid.
     """
     if not rule.look:
         return False
     before = entry.before or ()
+
+    def is_ours(oid: int) -> bool:
+        return (oid in before) == (rule.effect == REMOVES)
+
     for oid, mend in await look(connection, rule, entry.object):
-        if mend and (rule.effect == REMOVES or oid not in before):
+        if mend and is_ours(oid):
             await execute(mend)
-    now = [oid for oid, _ in await look(connection, rule, entry.object)]
-    if rule.effect == MAKES:
-        return any(oid not in before for oid in now)
-    return rule.effect == REMOVES and bool(before) and not now
+    left = any(is_ours(oid) for oid, _ in await look(connection, rule, entry.object))
+    return left if rule.effect == MAKES else rule.effect == REMOVES and bool(before) and not left
 
 
 async def hides_invalid(connection: Connection, rule: Rule | None, entry: Entry) -> bool:
     """Tell whether a CREATE … IF NOT EXISTS that succeeded found something invalid."""
-    return (
-        rule is not None
-        and rule.effect == MAKES
-        and any(mend for _, mend in await look(connection, rule, entry.object))
-    )
+    if rule is None or rule.effect != MAKES:
+        return False
+    return any(mend for _, mend in await look(connection, rule, entry.object))
 
 
 async def wait_for_orphan(connection: Connection, statement: str, limit: float) -> None:
@@ -194,21 +205,9 @@ def undecided(filename: str, entry: Entry) -> str:
     """Say that only a person can tell what became of the statement in flight, and what to run."""
     started = entry.started_at.isoformat(" ", "seconds") if entry.started_at else "an unknown time"
     return (
-        f"{filename}:{entry.line}: a run was stopped while this ran outside a transaction, started at {started}, and "
-        f"nobody but you can tell whether it took effect:\n  {short(entry.statement or '')}\n"
+        f"{filename}:{entry.line}: this was stopped while it ran outside a transaction, begun at {started}, and "
+        f"nobody but you can tell how far it got:\n  {short(entry.statement or '')}\n"
         "look at the database, then say so, and run again:\n"
         f"  pgslipway resolve {entry.version} --done    it took effect: go on after it\n"
         f"  pgslipway resolve {entry.version} --retry   it did not, or doing it again is harmless: run it again"
     )
-
-
-def rule_of(entry: Entry) -> Rule | None:
-    """Return the rule for the statement of `entry`."""
-    return rule_for(next(statements((entry.statement or "").encode()), Statement(0, 0, ())))
-
-
-def table_name(words: Sequence[str]) -> str:
-    """Return the quoted name of the table from the words "ON [ONLY] schema table USING …"."""
-    named = [word for word in words[1:3] if word != "ONLY"] + list(words[3:4])
-    parts = [named[0], *takewhile(lambda word: word not in AFTER_TABLE, named[1:2])] if named else []
-    return ".".join(quote_name(folded(part)) for part in parts)

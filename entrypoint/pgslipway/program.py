@@ -21,6 +21,12 @@ OVERDUE = (
     ", without waiting any longer for the server's answer; what was not committed is rolled back there, and the next "
     "run looks how far this one got"
 )
+
+
+def note() -> None:
+    """Say nothing more: it has been said."""
+
+
 WITHOUT_DATABASE = {"check", "rehearse"}
 
 
@@ -32,7 +38,7 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], stop: "Stop") -> i
     report.set_up_logging(settings)
 
     def end(exit_code: int, result: str, message: str) -> int:
-        stop.disarm()
+        stop.report = note
         seconds = time.monotonic() - started
         outcome = Outcome(exit_code=exit_code, result=result, message=message, applied=applied, seconds=seconds)
         return finish(outcome, settings)
@@ -86,9 +92,9 @@ async def perform(request: Request) -> str:
 def finish(outcome: Outcome, settings: Config) -> int:
     """Log the outcome and write it for the orchestrator; return the exit code."""
     level = logging.ERROR if outcome.exit_code else logging.INFO
+    report.write_outcome(outcome, settings.termination_log)
     fields = {"exit_code": outcome.exit_code, "result": outcome.result, "seconds": round(outcome.seconds, 3)}
     logger.log(level, "%s", outcome.text, extra=fields)
     if outcome.exit_code:
         logger.error("exit %d: %s", outcome.exit_code, outcome.result)
-    report.write_outcome(outcome, settings.termination_log)
     return outcome.exit_code

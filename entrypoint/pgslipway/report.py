@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -121,6 +122,14 @@ class Terminal(logging.StreamHandler[TextIO]):
                 self.stream.write(CLEAR_LINE)
         self.terminator = "" if record.levelno < logging.INFO else "\n"
         super().emit(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line; of progress what fits into one row, since a row that it wraps into stays behind."""
+        line = super().format(record)
+        if record.levelno < logging.INFO:
+            with suppress(OSError, ValueError):
+                return line[: os.get_terminal_size(self.stream.fileno()).columns - 1]
+        return line
 
 
 def set_up_logging(config: Config) -> None:

@@ -16,11 +16,12 @@ from .apply import BUSY, Busy, Job, StartOver, apply, lost_while
 from .check import check
 from .config import Config
 from .connect import Connection, connect, failure_of
-from .errors import BadConfiguration, BadMigrations, DatabaseUnavailable, HalfDone, Locked, SlipwayError, TableBusy
+from .errors import AccessRefused, BadConfiguration, BadMigrations, DatabaseUnavailable, Locked, SlipwayError, TableBusy
 from .history import History
-from .journal import Journal, Unfinished
+from .journal import NOT_BEGUN, Journal, Unfinished
 from .libpq import target
-from .lock import Held, lock
+from .lock import Held, is_session, lock
+from .mend import wait_for_orphan
 from .migrations import Migration
 from .plan import Applied, Plan, Policy, make_plan
 from .watch import FIRST_LOOK, SOON, Watch
@@ -48,8 +49,8 @@ class Run:
     config: Config
     migrations: Sequence[Migration]
     applied: list[str] = field(default_factory=list)
-    busy_since: dict[str, float] = field(default_factory=dict)
-    """When a file first found its tables busy."""
+    busy_since: dict[tuple[str, str], float] = field(default_factory=dict)
+    """When a file, or a line of one that keeps what stands before it, first found its tables busy."""
     warned: set[str] = field(default_factory=set)
     """What was warned of already; the history is compared more than once."""
 
@@ -67,11 +68,6 @@ class Run:
     def journal(self) -> Journal:
         """The journal of non-transactional files."""
         return Journal(self.history)
-
-    @property
-    def journal_as_login(self) -> Journal:
-        """The journal for those who only read it."""
-        return Journal(self.history_as_login)
 
     @property
     def policy(self) -> Policy:
@@ -130,7 +126,11 @@ class Run:
                 logger.info("another runner has applied everything")
                 return
             unfinished = await self.journal.read(held.connection)
-            jobs = await self.preflight(held.connection, (await self.plan(held.connection)).pending, unfinished)
+            pending = (await self.plan(held.connection)).pending
+            for migration in pending:
+                if in_flight := unfinished.get(migration.version, NOT_BEGUN).in_flight:
+                    await wait_for_orphan(held.connection, in_flight.statement or "", self.config.lock_timeout)
+            jobs = await self.preflight(held.connection, pending, unfinished, self.journal)
             if held.is_pooled:
                 refuse_what_needs_a_session(jobs)
             if jobs:
@@ -139,7 +139,7 @@ class Run:
                 await self.apply(held, job)
 
     async def preflight(
-        self, connection: Connection, pending: Sequence[Migration], unfinished: Unfinished
+        self, connection: Connection, pending: Sequence[Migration], unfinished: Unfinished, journal: Journal
     ) -> list[Job]:
         """Check every pending file before anything is applied. Raises BadMigrations with all problems, HalfDone."""
         jobs = []
@@ -158,18 +158,27 @@ class Run:
         if problems:
             raise BadMigrations("\n".join(problems))
         for job in jobs:
-            if job.contents.transactional and (entries := unfinished.get(job.migration.version)):
-                raise HalfDone(
-                    f"{job.filename} was begun without a transaction, and its first {len(entries)} statements are done "
-                    "or in flight, so it cannot run as one transaction now; put `-- no-transaction` back at its top"
-                )
+            if progress := unfinished.get(job.migration.version):
+                await steps.refuse_what_is_stuck(connection, journal, job, progress)
         return jobs
+
+    async def unfinished_as_login(self, connection: Connection) -> Unfinished:
+        """Read the journal for those who only look; a role that may not has to do without it."""
+        try:
+            return await Journal(self.history_as_login).read(connection)
+        except AccessRefused:
+            logger.warning("%s cannot be read by this role, so unfinished files show as pending", self.journal.name)
+            return {}
 
     async def preview(self, connection: Connection, history: Sequence[Applied]) -> tuple[list[Job], Unfinished]:
         """Return what `up` would apply after such a history, and how far it got before. Raises what `up` would."""
         async with self.translated():
-            unfinished = await self.journal_as_login.read(connection)
-            return await self.preflight(connection, self.compare(history).pending, unfinished), unfinished
+            unfinished = await self.unfinished_as_login(connection)
+            pending = self.compare(history).pending
+            jobs = await self.preflight(connection, pending, unfinished, Journal(self.history_as_login))
+            if not await is_session(connection, self.config):
+                refuse_what_needs_a_session(jobs)
+            return jobs, unfinished
 
     async def upgrade(self, held: Held, largest: int) -> None:
         """Make the history table fit for versions up to `largest`."""
@@ -183,8 +192,8 @@ class Run:
     async def apply(self, held: Held, job: Job) -> None:
         """Apply one file, again while its tables are busy. Raises TableBusy or Locked when patience ends."""
         started = time.monotonic()
-        first_look = FIRST_LOOK if self.config.ddl_retry else SOON  # there may be one try only, whose blocker to name
-        async with Watch(held, first_look) as watch:
+        is_last_try = (job.filename, "") in self.busy_since or not self.config.ddl_retry
+        async with Watch(held, self.soon if is_last_try else FIRST_LOOK) as watch:
             await self.patiently(partial(self.attempt, held, job, watch), job.filename)
         seconds = time.monotonic() - started
         self.applied.append(job.filename)
@@ -192,12 +201,17 @@ class Run:
             "applied %s in %.0f ms", job.filename, seconds * 1000, extra={"file": job.filename, "seconds": seconds}
         )
 
+    @property
+    def soon(self) -> float:
+        """Seconds before the first look at a statement that may be busy: within its lock timeout."""
+        return min(SOON, self.config.ddl_lock_timeout / 4 or SOON)
+
     async def attempt(self, held: Held, job: Job, watch: Watch) -> None:
         """Apply one file, once; creating an extension is tried again on a new connection only."""
         try:
             await (apply if job.contents.transactional else steps.run)(held, job, watch)
         except Busy as busy:
-            busy.blocker, watch.first_look = watch.blocker, SOON
+            busy.blocker, watch.first_look = watch.blocker, self.soon
             if job.contents.extensions and not self.is_out_of_patience(busy, job.filename, 0.0):
                 raise NewSession(f"{job.filename}: {busy}") from busy
             raise
@@ -209,7 +223,10 @@ class Run:
             wait=wait_random_exponential(multiplier=max(0.1, self.config.ddl_lock_timeout), min=0.1, max=LONGEST_PAUSE),
             stop=lambda state: self.is_out_of_patience(failure_of(state), name, state.upcoming_sleep),
             before_sleep=lambda state: logger.warning(
-                "%s: %s; rolled back, trying again in %.1f s", name, failure_of(state), state.upcoming_sleep
+                "%s: %s; rolled back, trying again in %.1f s",
+                getattr(failure_of(state), "place", "") or name,
+                failure_of(state),
+                state.upcoming_sleep,
             ),
             reraise=True,
         )
@@ -220,7 +237,8 @@ class Run:
 
     def is_out_of_patience(self, failure: BaseException | None, name: str, pause: float) -> bool:
         """Tell whether a try after `pause` seconds would come too late, counted from the first time-out on."""
-        first = self.busy_since.setdefault(name, time.monotonic())
+        place = failure.place if isinstance(failure, Busy) else ""
+        first = self.busy_since.setdefault((name, place), time.monotonic())
         waited = time.monotonic() - first + pause
         if isinstance(failure, Busy) and failure.recording:
             return 0 < self.config.lock_timeout < waited
@@ -230,11 +248,12 @@ class Run:
         """Return the failure of what found its tables, or its own history row, busy to the end."""
         if busy.recording:
             return Locked(f"{name}: {busy} since MIGRATE_LOCK_TIMEOUT={self.config.lock_timeout:g}s")
+        kept, scope = ("what comes before it stays", "SET") if busy.place else ("it was rolled back", "SET LOCAL")
         return TableBusy(
-            f"{name}: {busy} (MIGRATE_DDL_LOCK_TIMEOUT={self.config.ddl_lock_timeout:g}s, tried again for "
-            f"MIGRATE_DDL_RETRY={self.config.ddl_retry:g}s); it was rolled back. "
+            f"{busy.place or name}: {busy} (MIGRATE_DDL_LOCK_TIMEOUT={self.config.ddl_lock_timeout:g}s, tried again "
+            f"for MIGRATE_DDL_RETRY={self.config.ddl_retry:g}s); {kept}. "
             + ("" if busy.blocker else "Look in pg_stat_activity for what uses its tables. ")
-            + "A file that may wait longer, for row locks too, can say SET LOCAL lock_timeout"
+            + f"A file that may wait longer, for row locks too, can say {scope} lock_timeout"
         )
 
 

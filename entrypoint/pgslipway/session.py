@@ -7,7 +7,19 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from .apply import BUSY, ORPHAN_CHECK, Busy, Job, StartOver, lost_while, notices, see_through, server_error
+from .apply import (
+    BUSY,
+    ORPHAN_CHECK,
+    POOLED_NAME,
+    POOLED_STATE,
+    Busy,
+    Job,
+    StartOver,
+    lost_while,
+    notices,
+    see_through,
+    server_error,
+)
 from .connect import BROKEN, Connection
 from .errors import MigrationFailed
 from .journal import Entry, Journal
@@ -19,13 +31,19 @@ from .watch import Watch
 
 logger = logging.getLogger(__name__)
 
-NO_LIMIT = """
-SELECT pg_catalog.set_config('pgslipway.lock_timeout', pg_catalog.current_setting('lock_timeout'), false);
-SET lock_timeout = 0;
+RESET = "RESET SESSION AUTHORIZATION; RESET ALL"
+LIFT = """
+SELECT pg_catalog.set_config('pgslipway.' || name, setting, false), pg_catalog.set_config(name, '0', false)
+  FROM pg_catalog.pg_settings WHERE name IN ({names})
 """
-LIMIT_AGAIN = """
-SELECT pg_catalog.set_config('lock_timeout', pg_catalog.current_setting('pgslipway.lock_timeout'), false)
+PUT_BACK = """
+SELECT pg_catalog.set_config(name, pg_catalog.current_setting('pgslipway.' || name), false)
+  FROM pg_catalog.pg_settings WHERE name IN ({names})
 """
+LOCKS, ALL = "'lock_timeout'", "'lock_timeout', 'statement_timeout'"
+"""The time-outs that may be lifted together."""
+CLEAN = f"CLOSE ALL; UNLISTEN *; {POOLED_STATE} RESET ALL; {POOLED_NAME}"
+"""What a statement may have left in a session that is not ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +73,39 @@ class Session:
 
     @asynccontextmanager
     async def settings(self) -> AsyncIterator[None]:
-        """Give the session our settings and the role, and take them back.
+        """Give the session our settings and the role; after a failure take them back, else `record` has done so.
 
         Behind a pooler they would stay with a server connection that others use next, so there each transaction takes
         them for itself, and what runs outside has the server's defaults.
         """
+        if not self.held.is_pooled:
+            role = f"SET ROLE {quote_name(self.job.history.role)};" if self.job.history.role else ""
+            await self.connection.execute(f"{self.defaults} {role}")
+        try:
+            yield
+        except BaseException:
+            with suppress(*BROKEN):  # what went wrong before says more
+                if not self.held.is_pooled:
+                    await self.connection.execute(RESET)
+            raise
+
+    @property
+    def defaults(self) -> str:
+        """SQL for our settings, as long as the session lasts."""
+        return f"{IN_SESSION} {self.timeouts('SESSION')}"
+
+    @asynccontextmanager
+    async def unlimited(self, names: str) -> AsyncIterator[None]:
+        """Lift time-outs during the block, where the session is ours."""
         if self.held.is_pooled:
             yield
             return
-        role = f"SET ROLE {quote_name(self.job.history.role)};" if self.job.history.role else ""
-        await self.connection.execute(f"{IN_SESSION} {self.timeouts('SESSION')} {role}")
+        await self.connection.execute(LIFT.format(names=names))
         try:
             yield
         finally:
-            with suppress(*BROKEN):  # what went wrong before says more
-                await self.connection.execute("RESET SESSION AUTHORIZATION; RESET ALL")
+            with suppress(*BROKEN):
+                await self.connection.execute(PUT_BACK.format(names=names))
 
     @property
     def begin(self) -> str:
@@ -82,39 +118,55 @@ class Session:
         return f"""
             SET {scope} client_connection_check_interval = '{ORPHAN_CHECK}';
             SET {scope} standard_conforming_strings = on;
-            SET {scope} lock_timeout = {milliseconds(self.job.config.ddl_lock_timeout)};
+            {self.watch.lock_timeout(self.job.config.ddl_lock_timeout, scope)}
             SET {scope} statement_timeout = {milliseconds(self.job.config.statement_timeout)};"""
 
     def place(self, entry: Entry) -> str:
         """Return file and line of a statement."""
         return f"{self.job.filename}:{entry.line}"
 
-    async def send(self, statement: Statement, line: int, source: Source, connection: Connection | None = None) -> None:
-        """Send a statement of the file, over another connection if there is one. Raises Busy, MigrationFailed."""
+    @property
+    def startup(self) -> dict[str, str]:
+        """Our settings for a session that may not run a command before it is used."""
+        config = self.job.config
+        return {
+            "client_connection_check_interval": ORPHAN_CHECK,
+            "lock_timeout": str(milliseconds(config.ddl_lock_timeout)),
+            "statement_timeout": str(milliseconds(config.statement_timeout)),
+        } | ({"role": self.job.history.role} if self.job.history.role else {})
+
+    async def send(
+        self, statement: Statement, line: int, source: Source, unknown: str, connection: Connection | None = None
+    ) -> None:
+        """Send a statement of the file; `unknown` says what is known of it when the connection breaks meanwhile.
+
+        Raises Busy, MigrationFailed, ConnectionLost.
+        """
         place = f"{self.job.filename}:{line}"
         connection = connection or self.connection
         text = source[statement.start : statement.end].decode()
         try:
             with notices(connection, self.job.filename), self.watch.over(place):
-                async with lost_while(f"{place} may be half done; the next run looks, and goes on from there"):
+                async with lost_while(unknown):
                     await connection.execute(text)
         except BUSY as error:
-            raise Busy(f"line {line}: {error}", recording=False) from error
+            raise Busy(str(error), recording=False, place=place) from error
         except asyncpg.PostgresError as error:
             message = explain(server_error(error), self.job.filename, source, statement.start, text, place)
             raise MigrationFailed(message) from error
 
-    async def mend(self, entry: Entry, sql: str) -> None:
-        """Send SQL that mends what a statement left half done."""
+    async def mend(self, entry: Entry, lifted: str, sql: str) -> None:
+        """Send SQL that mends what a statement left half done, with such time-outs lifted."""
         logger.info("%s: half done; running %s", self.place(entry), sql)
-        with self.watch.over(self.place(entry)):
-            await self.connection.execute(sql)
+        async with self.unlimited(lifted):
+            with self.watch.over(self.place(entry)):
+                await self.connection.execute(sql)
 
     async def commit(self, entry: Entry) -> None:
         """Commit a statement with its row. Raises Busy, MigrationFailed, ConnectionLost."""
         unknown = f"{self.place(entry)} is either done and journalled or neither; the next run will tell"
         async with self.refusals(entry, unknown):
-            await see_through(self.connection.execute("COMMIT"), unknown)
+            await see_through(self.connection.execute(f"{CLEAN if self.held.is_pooled else ''} COMMIT"), unknown)
 
     @asynccontextmanager
     async def refusals(self, entry: Entry, unknown: str) -> AsyncIterator[None]:
@@ -123,7 +175,7 @@ class Session:
             async with lost_while(unknown):
                 yield
         except BUSY as error:
-            raise Busy(str(error), recording=False) from error
+            raise Busy(str(error), recording=False, place=self.place(entry)) from error
         except asyncpg.PostgresError as error:
             raise MigrationFailed(explain(error, self.place(entry))) from error
 
@@ -133,10 +185,12 @@ class Session:
             raise StartOver("the migration lock was dropped")
 
     async def write(self, sql: str) -> str:
-        """Send SQL that changes the journal; return its tag. Raises Busy, StartOver and what refuses the journal."""
+        """Send SQL that changes the journal, see it through, return its tag. Raises Busy, StartOver, SlipwayError."""
         filename = self.job.filename
+        unknown = f"{filename}: the next run looks how far it got"
         try:
-            return await self.connection.execute(sql)
+            async with lost_while(unknown):
+                return await see_through(self.connection.execute(sql), unknown)
         except asyncpg.UniqueViolationError as error:
             raise StartOver(f"{filename} is being run by another runner") from error
         except (*BUSY, asyncpg.QueryCanceledError) as error:

@@ -12,21 +12,24 @@ from dataclasses import dataclass, field
 
 from .migrations import Source
 
-E_STRING = rb"'(?:[^'\\]++|''|\\.)*+'"
-NEXT_LINE = rb"(?:(?:[ \t\f\v]|--[^\r\n]*+)*+[\r\n](?:\s|--[^\r\n]*+[\r\n])*+)"
-"""What may stand between the pieces of a string: with a line end in it they are one string."""
+E_STRING = rb"'(?>(?:[^'\\]++|''|\\.)*)'"
+NEXT_LINE = rb"(?:(?>(?:[ \t\f\v]|--[^\r\n]*+)*)[\r\n](?>(?:\s|--[^\r\n]*+[\r\n])*))"
+"""What may stand between the pieces of a string: with a line end in it they are one string.
+
+Groups are repeated as (?>(?:…)*), not (?:…)*+, which goes wrong in Python below 3.11.5 (cpython#106052).
+"""
 TOKEN = re.compile(
     rb"""
     (?P<space>\s++)
   | (?P<line>--[^\r\n]*+)
   | (?P<block>/\*)
-  | (?P<string>'[^']*+(?:''[^']*+)*+'
-      | [eE]%(e)s (?:%(gap)s %(e)s)*+ (?!%(gap)s'))
-  | (?P<name>"[^"]*+(?:""[^"]*+)*+")
+  | (?P<string>'[^']*+(?>(?:''[^']*+)*)'
+      | [eE]%(e)s (?>(?:%(gap)s %(e)s)*) (?!%(gap)s'))
+  | (?P<name>"[^"]*+(?>(?:""[^"]*+)*)")
   | (?P<stray>[eE]'|['"\\])
   | (?P<word>[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*+)
   | (?P<dollar>\$(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*+)?\$)
-  | (?P<group>\((?:[^()'"$\\;/eE-]++|[eE](?!')|-(?!-)|/(?!\*)|'[^']*+')*+\))  # a simple list, whole: 5 times as fast
+  | (?P<group>\((?>(?:[^()'"$\\;/eE-]++|[eE](?!')|-(?!-)|/(?!\*)|'[^']*+')*)\))  # a simple list, whole: 5 times as fast
   | (?P<open>\() | (?P<close>\)) | (?P<end>;)
   | (?P<other>[0-9][0-9A-Za-z_.]*+ | \$[0-9]++ | [][,.+*<>=%%^&|~!@\#?:{}`]++ | .)
     """
@@ -48,7 +51,7 @@ STATEMENT_ENDS = b";"
 BLANK = {"space", "line", "block"}
 SPEAKING = {"word", "name", "group", "end"}
 """The kinds of token whose text matters."""
-WORD = re.compile(rb'"[^"]*+(?:""[^"]*+)*+"|[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*+')
+WORD = re.compile(rb'"[^"]*+(?>(?:""[^"]*+)*)"|[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*+')
 
 
 class SqlError(Exception):
@@ -184,6 +187,25 @@ class Draft:
 def word_text(word: bytes) -> str:
     """Return a word as rules want it: upper case, but a quoted name as it stands."""
     return (word if word.startswith(b'"') else word.upper()).decode(errors="replace")
+
+
+def names(source: Source) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Yield (number of words before it, its parts) for each word or qualified name outside parentheses."""
+    parts: list[str] = []
+    count, depth, is_joined = 0, 0, False
+    for kind, start, end in tokens(source):
+        if kind in BLANK:
+            continue
+        depth += (kind == "open") - (kind == "close")
+        if kind in {"word", "name"} and not depth:
+            if parts and not is_joined:
+                yield count - len(parts), tuple(parts)
+                parts = []
+            parts.append(word_text(source[start:end]))
+            count += 1
+        is_joined = source[start:end] == b"."
+    if parts:
+        yield count - len(parts), tuple(parts)
 
 
 def leading_comments(source: Source) -> Iterator[str]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
-from .journal import Entry, Unfinished
+from .journal import Progress, Unfinished
 from .message import short
 from .plan import Plan
 
@@ -33,7 +33,9 @@ def rows(plan: Plan, unfinished: Unfinished) -> list[Row]:
         (row, "edited" if row.version in edited else "applied") for _, row in plan.applied
     ]
     result = [Row(row.version, row.filename, state, moment(row.applied_at)) for row, state in known]
-    left = {version: progress(entries) for version, entries in unfinished.items()}
+    left = {version: progress(so_far) for version, so_far in unfinished.items()}
+    for row, _ in known:
+        left.pop(row.version, None)
     result += [
         Row(migration.version, migration.filename, "unfinished" if so_far else "pending", progress=so_far)
         for migration in plan.pending
@@ -43,15 +45,11 @@ def rows(plan: Plan, unfinished: Unfinished) -> list[Row]:
     return sorted(result, key=lambda row: row.version)
 
 
-def progress(entries: Sequence[Entry]) -> str:
+def progress(progress: Progress) -> str:
     """Say how far an unfinished file got."""
-    done = [entry for entry in entries if entry.done_at]
-    parts = [f"{len(done)} done, up to line {done[-1].line}"] if done else []
-    parts += [
-        f"line {entry.line} in flight since {moment(entry.started_at)}: {short(entry.statement or '')}"
-        for entry in entries
-        if not entry.done_at
-    ]
+    parts = [f"{progress.done} done, up to line {progress.line}"] if progress.done else []
+    if entry := progress.in_flight:
+        parts.append(f"line {entry.line} in flight since {moment(entry.started_at)}: {short(entry.statement or '')}")
     return "; ".join(parts)
 
 

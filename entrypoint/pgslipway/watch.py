@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -12,6 +12,8 @@ import asyncpg
 
 from .connect import BROKEN, Connection, describe
 from .lock import Held
+from .message import UNPRINTABLE
+from .sql import milliseconds
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,10 @@ SELECT p.what, p.phase, (100 * p.done / nullif(p.total, 0))::int AS percent
        ) AS p USING (pid)
  WHERE {worker}
 """
+LONG_ENOUGH = """
+SELECT pg_catalog.set_config('lock_timeout', greatest({usual}, setting::int + 500)::text, {is_local})
+  FROM pg_catalog.pg_settings WHERE name = 'deadlock_timeout' AND {usual} > 0;
+"""
 DIRECT = "a.pid = {pid}"
 POOLED = """
 a.application_name = 'pgslipway' AND a.state = 'active' AND a.pid <> pg_catalog.pg_backend_pid()
@@ -69,8 +75,12 @@ class Watch:
     """Seconds that a statement may run before it is looked at."""
     blocker: str = ""
     """Who kept a lock that was waited for, when somebody was last seen to do so."""
+    is_autovacuum: bool = False
+    """Autovacuum is among who kept it, which gives way to those who wait for deadlock_timeout only."""
     connection: Connection | None = None
-    asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    looking: "asyncio.Task[str] | None" = None
+    """A look that is on its way. It outlives its statement: cut off, it would leave a transaction open, which takes
+    the place in a small pool that the next statement waits for; and far away, connecting takes longer than a try."""
 
     async def __aenter__(self) -> Self:
         """Watch nothing yet."""
@@ -80,8 +90,15 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Give up the connection."""
+        if self.looking:
+            self.looking.cancel()
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Close the connection, whatever it is used for."""
         if self.connection:
             self.connection.terminate()
+        self.connection = None
 
     @contextmanager
     def over(self, place: str) -> Iterator[None]:
@@ -100,29 +117,39 @@ class Watch:
         try:
             while True:
                 await asyncio.sleep(pause)
-                doing = await self.look()
+                if self.looking is None or self.looking.done():
+                    self.looking = asyncio.ensure_future(self.look())
+                    self.looking.add_done_callback(lambda look: look.cancelled() or look.exception())
+                doing = await asyncio.shield(self.looking)
                 pause = SOON
                 if clock() - started >= FIRST_LOOK:
                     logger.log(level, "%s: %s, %.0f s so far", place, doing, clock() - started)
                     pause = interval
         except (*BROKEN, ConnectionError) as error:
             logger.log(level, "%s: nobody can be asked what it is doing: %s", place, describe(error))
-            self.connection = None
+            self.hang_up()
 
     async def look(self) -> str:
         """Say what is being done right now."""
-        async with self.asking:  # the look before may still be on its way
-            if self.connection is None:
-                if self.held.another is None:
-                    raise ConnectionError("run_migrations opens no second connection")
-                self.connection = await self.held.another()
-            worker = POOLED if self.held.is_pooled else DIRECT.format(pid=self.held.connection.get_server_pid())
-            async with self.connection.transaction():
-                if blockers := await self.connection.fetch(BLOCKERS.format(worker=worker)):
-                    self.blocker = blocked_by(blockers)
-                    return self.blocker
-                progress = await self.connection.fetchrow(PROGRESS.format(worker=worker))
+        if self.connection is None:
+            if self.held.another is None:
+                raise ConnectionError("run_migrations opens no second connection")
+            self.connection = await self.held.another()
+        worker = DIRECT.format(pid=self.held.pid) if self.held.pid else POOLED
+        async with self.connection.transaction():
+            if blockers := await self.connection.fetch(BLOCKERS.format(worker=worker)):
+                self.blocker = blocked_by(blockers)
+                self.is_autovacuum = any(row["pid"] and not row["usename"] for row in blockers)
+                return self.blocker
+            progress = await self.connection.fetchrow(PROGRESS.format(worker=worker))
         return progress_text(progress) if progress else "at work"
+
+    def lock_timeout(self, usual: float, scope: str) -> str:
+        """Return the SQL that sets lock_timeout for the SESSION or the transaction (LOCAL)."""
+        if not self.is_autovacuum:
+            return f"SET {scope} lock_timeout = {milliseconds(usual)};"
+        is_local = "true" if scope == "LOCAL" else "false"
+        return LONG_ENOUGH.format(usual=milliseconds(usual), is_local=is_local)
 
 
 def blocked_by(blockers: Sequence[asyncpg.Record]) -> str:
@@ -136,12 +163,12 @@ def holder(row: asyncpg.Record) -> str:
     if not row["pid"]:
         return "a prepared transaction (see pg_prepared_xacts)"
     known = [
-        f"user {row['usename']}" if row["usename"] else row["backend_type"],
+        f"user {row['usename']}" if row["usename"] else row["backend_type"] or "a background process",
         row["application_name"],
         row["host"] and f"from {row['host']}",
         row["state"] and f"{row['state']} for {row['seconds']} s",
     ]
-    query = " ".join((row["query"] or "").split()) if row["state"] else ""
+    query = UNPRINTABLE.sub("�", " ".join((row["query"] or "").split())) if row["state"] else ""
     what = "" if not query else f", {'its query' if row['state'] == 'active' else 'its last query'}: {query}"
     return f"pid {row['pid']} ({', '.join(filter(None, known))}{what})"
 
