@@ -85,6 +85,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if missed:
         terminalreporter.section(f"NOT RUN: {len(missed)} tests, since {NO_ENGINE}", red=True, bold=True)
         terminalreporter.write_line("\n".join(missed))
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, []):
+            for name, value in getattr(report, "user_properties", []):
+                if name == "faults":
+                    terminalreporter.write_line(f"{report.nodeid}: {value}")
 
 
 # --- servers and databases --------------------------------------------------------------------------------------

@@ -47,6 +47,8 @@ OUTSIDE = {
     "commit-prepared": "COMMIT PREPARED 'x'",
     "rollback-prepared": "ROLLBACK PREPARED 'x'",
 }
+ACCEPTED_OUTSIDE = {name: statement for name, statement in OUTSIDE.items() if name != "discard-all"}
+"""DISCARD ALL would drop the migration lock."""
 NEAR_MISSES = {
     "table-called-vacuum": 'DROP TABLE "vacuum"',
     "table-called-commit": 'ALTER TABLE "COMMIT" ADD b int',
@@ -137,7 +139,7 @@ def test_statement_that_cannot_run_in_a_transaction_is_refused(statement: str) -
     assert len(problems) == 1
 
 
-@pytest.mark.parametrize("statement", OUTSIDE.values(), ids=OUTSIDE)
+@pytest.mark.parametrize("statement", ACCEPTED_OUTSIDE.values(), ids=ACCEPTED_OUTSIDE)
 def test_statement_that_cannot_run_in_a_transaction_is_accepted_outside_one(statement: str) -> None:
     contents = look(f"-- no-transaction\n{statement};")
 
@@ -200,3 +202,78 @@ def test_transaction_control_elsewhere_is_refused(text: str, refused: list[str])
     reason = "a file is one transaction already; remove it (SAVEPOINT and ROLLBACK TO are fine)"
     assert messages == [f"003_c.sql:1: {statement}: {reason}" for statement in refused]
     assert contents.wrapper == ()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SET ROLE app",
+        "set session role app",
+        "SET LOCAL ROLE NONE",
+        "RESET ROLE",
+        "SET SESSION AUTHORIZATION app",
+        "SET SESSION SESSION AUTHORIZATION DEFAULT",
+        "RESET SESSION AUTHORIZATION",
+    ],
+)
+def test_role_is_not_taken_in_a_file_without_a_transaction(statement: str) -> None:
+    outside, inside = look(f"-- no-transaction\nSELECT 1;\n{statement};"), look(f"SELECT 1;\n{statement};")
+
+    message = "the role of a file without a transaction is MIGRATE_ROLE, for its journal too; remove this line"
+    assert outside.problems == [f"003_c.sql:3: {message}\n  3 | {statement};\n    | ^"]
+    assert inside.problems == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SAVEPOINT a",
+        "RELEASE SAVEPOINT a",
+        "ROLLBACK TO a",
+        "ROLLBACK WORK TO SAVEPOINT a",
+        "rollback transaction to a",
+    ],
+)
+def test_savepoint_is_refused_in_a_file_without_a_transaction(statement: str) -> None:
+    contents = look(f"-- no-transaction\nSELECT 1;\n{statement};")
+
+    message = "there is no transaction here; remove this"
+    assert contents.problems == [f"003_c.sql:3: {message}\n  3 | {statement};\n    | ^"]
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("DISCARD ALL", "this would drop the migration lock; write RESET ALL, DISCARD TEMP or DISCARD PLANS"),
+        ("SET default_transaction_read_only = on", "the journal could not be written any more; remove this"),
+        (r'DROP INDEX CONCURRENTLY U&"d\0061t"',
+         'write the name without U&"": it is looked up in the catalogs when a run was cut off'),
+    ],
+)  # fmt: skip
+def test_what_a_file_without_a_transaction_must_not_say_is_refused(statement: str, message: str) -> None:
+    contents = look(f"-- no-transaction\n{statement};")
+
+    assert [problem.splitlines()[0] for problem in contents.problems] == [f"003_c.sql:2: {message}"]
+
+
+def test_file_without_a_transaction_may_have_any_number_of_statements() -> None:
+    contents = look("-- no-transaction\n" + "".join(f"{statement};\n" for statement in ACCEPTED_OUTSIDE.values()))
+
+    assert contents.problems == []
+    assert contents.count == len(ACCEPTED_OUTSIDE)
+
+
+def test_file_without_a_transaction_is_not_to_be_wrapped_in_one() -> None:
+    contents = look("-- no-transaction\nBEGIN;\nVACUUM;\nCOMMIT;")
+
+    assert [problem.splitlines()[0] for problem in contents.problems] == [
+        "003_c.sql:2: BEGIN: a file without a transaction cannot have transaction control; remove it",
+        "003_c.sql:4: COMMIT: a file without a transaction cannot have transaction control; remove it",
+    ]
+
+
+@pytest.mark.parametrize("statement", ["SET LOCAL lock_timeout = '1h'", "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE"])
+def test_setting_that_would_do_nothing_without_a_transaction_is_refused(statement: str) -> None:
+    contents = look(f"-- no-transaction\nSELECT 1;\n{statement};")
+
+    assert len(contents.problems) == 1
