@@ -272,7 +272,7 @@ async def test_who_was_in_the_way_of_an_earlier_try_is_not_blamed_for_a_later_on
     files = folder({"001_a.sql": "ALTER TABLE a ADD COLUMN m int; ALTER TABLE b ADD COLUMN m int;"})
     async with using(database, "SELECT FROM b") as second:
         async with using(database) as first:
-            process = slipway.start(env=database.environ, migrations=files, ddl_retry="4s")
+            process = slipway.start(env=database.environ, migrations=files, ddl_retry="3s")
             await asyncio.to_thread(process.wait_for_log, f"on a, held by pid {first.get_server_pid()} ")
         finished = await asyncio.to_thread(process.finish)
         pid = second.get_server_pid()
@@ -449,7 +449,9 @@ async def test_short_statements_are_not_watched(database: Database, folder: Fold
 async def test_long_statement_is_watched_over_a_second_connection(
     start: str, database: Database, folder: Folder, slipway: Slipway
 ) -> None:
-    finished, connections = await connections_of(slipway, database, folder({"001_a.sql": f"{start}SELECT pg_sleep(4)"}))
+    finished, connections = await connections_of(
+        slipway, database, folder({"001_a.sql": f"{start}SELECT pg_sleep(2.8)"})
+    )
 
     assert finished.code == 0, finished
     assert connections == 2
@@ -601,7 +603,7 @@ def read_terminal(folder: Path, environ: dict[str, str], columns: int, enough: r
 async def test_terminal_has_one_progress_line_that_is_drawn_over(
     database: Database, folder: Folder, tmp_path: Path
 ) -> None:
-    await slow_table(database, pages=60, pause=0.1)
+    await slow_table(database, pages=48, pause=0.1)
     files = folder({"001_a.sql": "CREATE INDEX a_n ON a (slow(n))"})
     environ = {"PATH": os.environ["PATH"], "MIGRATE_DIR": str(files)} | database.environ
     line = r"\d\d:\d\d:\d\d 001_a.sql: index build: building index: scanning table, \d+ %, \d+ s so far"

@@ -29,12 +29,12 @@ MODES = {
 IN_EACH_MODE = pytest.mark.parametrize("mode", MODES)
 FILES = {
     "001_a.sql": "CREATE TABLE kept (n int); INSERT INTO kept VALUES (1);",
-    "002_b.sql": "SET search_path = ''; SET statement_timeout = '1h'; CREATE TEMP TABLE left_over ();"
-    "PREPARE p AS SELECT 1; SELECT pg_catalog.pg_advisory_lock(1); LISTEN l;"
-    "INSERT INTO public.kept VALUES (2);",
+    "002_b.sql": "INSERT INTO kept VALUES (2);",
     "003_c.sql": "-- no-transaction\nINSERT INTO kept VALUES (3);\nCREATE INDEX CONCURRENTLY kept_n ON kept (n);\n"
     "VACUUM kept;\nINSERT INTO kept VALUES (4);\nREINDEX INDEX CONCURRENTLY kept_n;",
-    "004_d.sql": "INSERT INTO kept VALUES (5);",
+    "004_d.sql": "SET search_path = ''; SET statement_timeout = '1h'; CREATE TEMP TABLE left_over ();"
+    "PREPARE p AS SELECT 1; SELECT pg_catalog.pg_advisory_lock(1); LISTEN l;"
+    "INSERT INTO public.kept VALUES (5);",
 }
 RUNNING = """
 SELECT pid FROM pg_stat_activity

@@ -181,11 +181,13 @@ async def wait_for_orphan(connection: Connection, statement: str, limit: float) 
 
     Behind a pooler the session of a run that was killed may live on; a second one must not do the same work.
     """
+    seen: set[int] = set()
 
     async def look_for_it() -> int | None:
         async with connection.transaction():
             pid: int | None = await connection.fetchval(ORPHAN, statement)
-        if pid:
+        if pid and pid not in seen:
+            seen.add(pid)
             logger.info("an earlier run's session, pid %d, still works on: %s", pid, short(statement))
         return pid
 
