@@ -613,20 +613,23 @@ async def test_lost_answer_to_commit_is_told_by_the_next_run(
     assert len(await database.fetch("SELECT FROM a")) == 1
 
 
-async def test_backend_killed_while_idle_is_a_lost_connection(
+async def test_waiter_keeps_no_connection_between_two_looks_at_the_lock(
     slipway: Slipway, database: Database, folder: Folder
 ) -> None:
-    _, holder = await start_endless(slipway, database, folder)
-    waiter = slipway.start(env=database.environ, migrations=folder({}))
-    waiter.wait_for_log("waiting for the migration lock")
+    """Waiters without number would leave no slot for the application, and an idle connection could be killed."""
+    ours = "SELECT FROM pg_stat_activity WHERE application_name = 'pgslipway' AND datname = current_database()"
 
-    await database.fetch(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        " WHERE application_name = 'pgslipway' AND datname = current_database() AND pid <> $1",
-        holder,
-    )
+    async def none_is_open() -> bool:
+        return not await database.fetch(ours)
 
-    assert_ended(waiter.finish(), 13)
+    async with database.migration_lock():
+        waiter = slipway.start(env=database.environ, migrations=folder(TABLE))
+        waiter.wait_for_log("waiting for the migration lock")
+        await eventually(none_is_open, "no connection is open")
+
+    finished = await asyncio.to_thread(waiter.finish)
+
+    assert_ended(finished, 0)
 
 
 async def test_database_that_takes_no_writes_is_unavailable(
