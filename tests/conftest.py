@@ -337,9 +337,9 @@ def _secrets(given: Iterable[tuple[str, str]]) -> set[str]:
 
 
 def _value(name: str, value: str) -> str:
-    if not name.endswith("_FILE") or not Path(value).is_file():
+    if not name.endswith("_FILE"):
         return value
-    return Path(value).read_text(errors="replace").removesuffix("\n")
+    return Path(value).read_text(errors="replace").removesuffix("\n") if Path(value).is_file() else ""
 
 
 def _passwords_in(url: str) -> list[str]:

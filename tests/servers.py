@@ -516,18 +516,23 @@ def pgbouncer(server: Server, **settings: object) -> Iterator[Pooler]:
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """A certificate for `localhost` from one authority, and another authority that had nothing to do with it."""
+    """From one authority a server's for `localhost` and a client's; and another authority, of nothing here."""
 
     authority: bytes
     stranger: bytes
     certificate: bytes
     key: bytes
+    client: bytes
+    client_key: bytes
 
 
-MAKE_CERTIFICATES = """
+CERTIFIED = "certified"
+"""The role that a TLS server lets in by the client's certificate, without a password."""
+MAKE_CERTIFICATES = f"""
 set -e; cd /tmp
-make() { openssl req -x509 -newkey rsa:2048 -nodes -days 2 -keyout "$1.key" -out "$1.pem" -subj "/CN=$1" "${@:2}"; }
+make() {{ openssl req -x509 -newkey rsa:2048 -nodes -days 2 -keyout "$1.key" -out "$1.pem" -subj "/CN=$1" "${{@:2}}"; }}
 make authority; make stranger
+make {CERTIFIED} -CA authority.pem -CAkey authority.key -addext basicConstraints=critical,CA:FALSE
 make server -CA authority.pem -CAkey authority.key -addext subjectAltName=DNS:localhost \
     -addext basicConstraints=critical,CA:FALSE
 """
@@ -543,13 +548,19 @@ def make_certificates() -> Certificates:
             return result.output
 
         run("bash", "-c", MAKE_CERTIFICATES)
-        names = ("authority.pem", "stranger.pem", "server.pem", "server.key")
+        names = ("authority.pem", "stranger.pem", "server.pem", "server.key", f"{CERTIFIED}.pem", f"{CERTIFIED}.key")
         return Certificates(*(run("cat", f"/tmp/{name}") for name in names))
 
 
+TLS_HBA = f"""
+local all all trust
+hostssl all {CERTIFIED} all cert
+hostssl all all all scram-sha-256
+"""
 START_WITH_TLS = """
 chown -R postgres /tls && chmod 600 /tls/server.key && exec docker-entrypoint.sh postgres -c fsync=off -c ssl=on \
-    -c ssl_cert_file=/tls/server.pem -c ssl_key_file=/tls/server.key -c hba_file=/tls/hba
+    -c ssl_cert_file=/tls/server.pem -c ssl_key_file=/tls/server.key -c ssl_ca_file=/tls/authority.pem \
+    -c hba_file=/tls/hba
 """
 
 
@@ -559,7 +570,8 @@ def tls_server(network: Network, certificates: Certificates) -> Iterator[Server]
     made = timescaledb_container(network, "tls")
     made.with_copy_into_container(certificates.certificate, "/tls/server.pem")
     made.with_copy_into_container(certificates.key, "/tls/server.key")
-    made.with_copy_into_container(b"local all all trust\nhostssl all all all scram-sha-256\n", "/tls/hba")
+    made.with_copy_into_container(certificates.authority, "/tls/authority.pem")
+    made.with_copy_into_container(TLS_HBA.encode(), "/tls/hba")
     made.with_command(["sh", "-c", START_WITH_TLS])
     with made as running:
         server = Server(port=published_port(running, 5432), timescaledb=True, network=network, alias="tls")

@@ -98,6 +98,14 @@ def test_gives_up_on_a_port_that_does_not_serve(
     assert_gave_up(finished, database.target, cause)
 
 
+def test_same_cause_is_not_logged_for_every_attempt(slipway: Slipway, migrations: Path) -> None:
+    nobody = {"PGHOST": LOCALHOST, "PGPORT": "1", "PGUSER": "app"}
+
+    finished = slipway(env=nobody, migrations=migrations, wait_timeout="3s")
+
+    assert finished.err.count("Connection refused (attempt") == 1, finished
+
+
 def test_gives_up_on_a_server_that_says_nothing(slipway: Slipway, server: Server, migrations: Path) -> None:
     with silent() as port:
         database = server.database().at(port)

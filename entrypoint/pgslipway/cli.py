@@ -11,6 +11,7 @@ from .errors import BadConfiguration, SlipwayError
 
 COMMANDS = {
     "up": "wait for Postgres, lock, apply what is pending (the default)",
+    "wait": "block until another run has applied everything; reads the history only (14 when it takes too long)",
     "status": "show a row for each migration (--json, --exit-code: 14 when something is pending)",
     "plan": "show what `up` would do, and exit with the code that it would refuse with",
     "resolve": "say what became of a half-done statement: resolve VERSION --done, or --retry",

@@ -20,7 +20,7 @@ from .lock import ANYTHING, lock
 from .mend import rule_of, wait_for_orphan
 from .message import short
 from .migrations import discover
-from .plan import Plan, make_plan, names
+from .plan import Plan, count, make_plan, names
 from .report import show
 from .run import Run
 from .run import up as run_up
@@ -42,6 +42,13 @@ async def up(request: Request) -> str:
     await run_up(Run(request.config, migrations, applied))
     done = f"applied {count(len(applied), 'migration')}" if applied else "nothing to do"
     return f"up to date: {done}; the newest of {count(len(migrations), 'migration')} is {migrations[-1].filename}"
+
+
+async def wait(request: Request) -> str:
+    """Block until the schema holds every migration of this image; only read. Raises NotYet with what is missing."""
+    run = Run(request.config, discover(request.config.dir))
+    async with connect(request.config, run.look_for_all):
+        return f"up to date: the newest of {count(len(run.migrations), 'migration')} is {run.migrations[-1].filename}"
 
 
 async def status(request: Request) -> str:
@@ -112,7 +119,7 @@ async def rehearse(request: Request) -> str:
     start = embedded_server()
     export({})  # the server that is started below would take over PGPORT and its like
     with tempfile.TemporaryDirectory() as folder, start(f"{folder}/data") as server:
-        where, _ = libpq.merge({libpq.URL: server.get_uri()})
+        where, _, _ = libpq.locate({libpq.URL: server.get_uri()})
         config = replace(request.config, dir=migrations_dir, role=None, libpq=where)
         await up(replace(request, config=config))
         show(rows_of.to_table(rows_of.rows(*await read_plan(config))))
@@ -139,11 +146,6 @@ async def read_plan(config: Config) -> tuple[Plan, Unfinished]:
         return make_plan(run.migrations, history), await run.unfinished_as_login(connection)
 
 
-def count(number: int, noun: str) -> str:
-    """Return "1 file", "2 files"."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 COMMANDS: dict[str, Callable[[Request], Awaitable[str]]] = {
-    "up": up, "status": status, "plan": plan, "resolve": resolve, "check": check, "rehearse": rehearse,
+    "up": up, "wait": wait, "status": status, "plan": plan, "resolve": resolve, "check": check, "rehearse": rehearse,
 }  # fmt: skip

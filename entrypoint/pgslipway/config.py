@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,9 @@ class Config:
     schema: str = setting(name(), "public", "schema of the history table")
     table: str = setting(name("_steps"), "schema_migrations", "name of the history table")
     role: str | None = setting(name(), None, "become this role before the history is touched")
-    wait_timeout: float = setting(duration, "60s", "how long Postgres may take to answer its first query")
+    wait_timeout: float = setting(
+        duration, "60s", "how long Postgres may take to answer its first query; `wait`: the schema to be there [10m]"
+    )
     lock_timeout: float = setting(duration, "10m", "how long another runner may take")
     lock: str = setting(choice("auto", "session", "transaction"), "auto", "auto, session or transaction")
     ddl_lock_timeout: float = setting(duration, "500ms", "how long one attempt may queue for a table's lock")
@@ -75,6 +77,8 @@ class Config:
     libpq: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Where Postgres is, as PG* variables."""
     server_settings: Mapping[str, str] = field(default_factory=dict, repr=False)
+    environ: Mapping[str, str] | None = field(default=None, repr=False)
+    """Where `libpq` and `server_settings` were read from, if they were."""
     in_kubernetes: bool = False
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -83,38 +87,55 @@ class Config:
 SETTINGS = {f"MIGRATE_{field.name.upper()}": field for field in fields(Config) if "parse" in field.metadata}
 
 
-def from_environ(environ: Mapping[str, str], flags: Mapping[str, str], *, needs_database: bool = True) -> Config:
+def from_environ(
+    environ: Mapping[str, str],
+    flags: Mapping[str, str],
+    *,
+    defaults: Mapping[str, str] | None = None,
+    needs_database: bool = True,
+) -> Config:
     """Return the settings in `environ`, or in `flags` where they are there too; both by variable name.
 
-    Never raises: what cannot be read is in the result's `problems`, all of it, and has its default instead.
+    `defaults` go before those of the settings. Never raises: what cannot be read is in the result's `problems`, all
+    of it, and has its default instead.
     """
     problems: list[str] = []
     values: dict[str, Any] = {}
-    for variable in (*SETTINGS, *(libpq.LIBPQ if needs_database else ())):
+    for variable, setting in SETTINGS.items():
         try:
-            if value := flags.get(variable) or read(variable, environ):
+            if value := flags.get(variable) or read(variable, environ) or (defaults or {}).get(variable):
                 shown = variable in flags or bool(environ.get(variable))
-                values[variable] = parse(variable, value, shown=shown)
+                values[setting.name] = parse(variable, value, shown=shown)
         except ValueError as problem:
             problems.append(str(problem))
-    given: dict[str, str] = {variable: values.pop(variable) for variable in libpq.LIBPQ if variable in values}
-    server_settings: dict[str, str] = {}
-    if needs_database:
-        try:
-            given, server_settings = libpq.merge(given)
-        except ValueError as problem:
-            problems.append(str(problem))
-            given[libpq.URL] = given["PGUSER"] = "unknown"  # what it says of them cannot be told
-        problems += libpq.problems(given)
-        problems += [f"{name}: not supported; give PGHOST and so on" for name in libpq.SERVICE if environ.get(name)]
-    return Config(
-        **{SETTINGS[variable].name: value for variable, value in values.items()},
-        libpq=given,
-        server_settings=server_settings,
+    config = Config(
+        **values,
         in_kubernetes="KUBERNETES_SERVICE_HOST" in environ,
         problems=tuple(problems),
         warnings=tuple(misspelt(environ)),
     )
+    return locate(replace(config, environ=dict(environ))) if needs_database else config
+
+
+def locate(config: Config) -> Config:
+    """Return `config` with where Postgres is now: a mounted Secret, and so a password, changes while we wait for it.
+
+    Never raises, as `from_environ`; settings that were not read from an environment stay as they are.
+    """
+    if config.environ is None:
+        return config
+    given: dict[str, str] = {}
+    problems: list[str] = []
+    for variable in libpq.LIBPQ:
+        try:
+            if value := read(variable, config.environ):
+                given[variable] = value
+        except ValueError as problem:
+            problems.append(str(problem))
+    where, server_settings, found = libpq.locate(given)
+    problems += found
+    problems += [f"{name}: not supported; give PGHOST and so on" for name in libpq.SERVICE if config.environ.get(name)]
+    return replace(config, libpq=where, server_settings=server_settings, problems=(*config.problems, *problems))
 
 
 def from_keywords(**keywords: Any) -> Config:
@@ -150,8 +171,6 @@ def has_surrogates(text: str) -> bool:
 
 def parse(variable: str, value: str, *, shown: bool) -> Any:
     """Return the typed value of a setting. Raises ValueError; a value from a file is not `shown`: it may be secret."""
-    if variable not in SETTINGS:
-        return value
     try:
         return SETTINGS[variable].metadata["parse"](value)
     except ValueError as expected:

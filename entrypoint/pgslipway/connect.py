@@ -6,9 +6,9 @@ import os
 import re
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
@@ -21,8 +21,8 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from .config import Config
-from .errors import AccessRefused, BadConfiguration, DatabaseUnavailable, SlipwayError
+from .config import Config, locate
+from .errors import AccessRefused, BadConfiguration, DatabaseUnavailable, NotYet, SlipwayError
 from .libpq import PG_VARIABLES, host_list, target
 
 if TYPE_CHECKING:
@@ -41,11 +41,18 @@ ATTEMPT_TIMEOUT = 10.0
 """Seconds for one attempt: a server or pooler that accepts and then says nothing is tried anew after that."""
 LAST_ATTEMPT = 0.25
 """Seconds that the attempt at the end of the wait timeout gets at least."""
+RETRIED = {DatabaseUnavailable, NotYet}
+LONGEST_PAUSE = 1.0
+"""Seconds between two attempts to reach a server."""
+LONGEST_PAUSE_BETWEEN_LOOKS = 5.0
+"""Seconds between two looks at a schema that is not there yet: each costs the server a connection."""
+REPEAT_INTERVAL = 10.0
+"""Seconds before the same cause is logged again."""
 CLOSE_TIMEOUT = 2.0
 HEALING = {"08", "25", "40", "53", "57", "58", "XX"}
 """Classes of SQLSTATE that may pass: connection, read-only, conflict, resources, operator, system, internal."""
-CERTIFICATE_FILES = {"PEM", "X509"}
-"""The parts of OpenSSL that complain when a certificate's file is none."""
+CERTIFICATE_FILES = {"PEM", "PEM_LIB", "X509"}
+"""The parts of OpenSSL, and its reasons, when a certificate's file or a key's cannot be used."""
 POOLER_REFUSES = re.compile(r"unsupported|no such|auth|not allowed|SSL|TLS", re.IGNORECASE)
 """What PgBouncer says (with 08P01 for everything) when trying again cannot help."""
 
@@ -56,8 +63,9 @@ async def connect(
 ) -> AsyncIterator[tuple[Connection, Answer]]:
     """Connect, ask `first_query`, and give both the connection and the answer; close the connection afterwards.
 
-    Tries again until the wait timeout has passed. Raises DatabaseUnavailable then, AccessRefused or
-    BadConfiguration at once, and whatever `first_query` raises that is not about the connection.
+    Tries again until the wait timeout has passed, also while `first_query` raises NotYet. Raises DatabaseUnavailable
+    or NotYet then, AccessRefused or BadConfiguration at once, and whatever `first_query` raises that is not about the
+    connection.
     """
     connection, answer = await wait_for_answer(config, first_query)
     try:
@@ -84,38 +92,55 @@ async def wait_for_answer(
     loop = asyncio.get_running_loop()
     limit = config.wait_timeout or inf
     deadline = loop.time() + limit
+    try_again, look_again = pause(0.05, LONGEST_PAUSE, limit), pause(0.05, LONGEST_PAUSE_BETWEEN_LOOKS, limit)
 
     async def attempt() -> tuple[Connection, Answer]:
         async with asyncio.timeout(max(LAST_ATTEMPT, min(ATTEMPT_TIMEOUT, deadline - loop.time()))):
             connection = await open_connection(config, attempts.statistics["attempt_number"] - 1)
             try:
                 return connection, await first_query(connection)
+            except NotYet:
+                await close(connection)
+                raise
             except BaseException:
                 connection.terminate()
                 raise
 
-    def log_retry(state: RetryCallState) -> None:
-        cause = describe(failure_of(state))
-        logger.info(
-            "waiting for %s: %s (attempt %d, next in %.1f s)",
-            target(config.libpq), cause, state.attempt_number, state.upcoming_sleep,
-            extra={"cause": cause, "attempt": state.attempt_number},
-        )  # fmt: skip
-
     attempts = AsyncRetrying(
-        retry=retry_if_exception(lambda error: verdict(error) is DatabaseUnavailable),
-        wait=pause(0.05, 1.0, limit),
+        retry=retry_if_exception(lambda error: verdict(error) in RETRIED),
+        wait=lambda state: (look_again if isinstance(failure_of(state), NotYet) else try_again)(state),
         stop=stop_after_delay(limit),
-        before_sleep=log_retry,
+        before_sleep=log_causes(target(config.libpq)),
         reraise=True,
     )
     try:
         return await attempts(attempt)
     except Exception as error:
         failure = verdict(error)
-        if failure is None or (isinstance(error, SlipwayError) and failure is not DatabaseUnavailable):
+        if failure is None or (isinstance(error, SlipwayError) and failure not in RETRIED):
             raise
         raise failure(f"{target(config.libpq)}: {describe(error)}{advice(failure, config)}") from error
+
+
+def log_causes(server: str) -> Callable[[RetryCallState], None]:
+    """Return what logs why there will be another attempt; the same cause again every REPEAT_INTERVAL only.
+
+    Of a schema that is not there yet, who asks for it says what is missing.
+    """
+    logged: dict[str, float] = {}
+
+    def log_retry(state: RetryCallState) -> None:
+        cause, now = describe(failure_of(state)), time.monotonic()
+        if isinstance(failure_of(state), NotYet) or now - logged.get(cause, -inf) < REPEAT_INTERVAL:
+            return
+        logged[cause] = now
+        logger.info(
+            "waiting for %s: %s (attempt %d, next in %.1f s)",
+            server, cause, state.attempt_number, state.upcoming_sleep,
+            extra={"cause": cause, "attempt": state.attempt_number},
+        )  # fmt: skip
+
+    return log_retry
 
 
 def failure_of(state: RetryCallState) -> BaseException | None:
@@ -135,17 +160,20 @@ def pause(shortest: float, longest: float, limit: float) -> Callable[[RetryCallS
 
 async def open_another(config: Config, startup: Mapping[str, str] | None = None) -> Connection:
     """Open one more connection, once, with such settings from its start: its first command may then be anything."""
-    settings = {**config.server_settings, **(startup or {})}
-    return await open_connection(replace(config, server_settings=settings), 0)
+    return await open_connection(config, 0, startup)
 
 
-async def open_connection(config: Config, first: int) -> Connection:
+async def open_connection(config: Config, first: int, startup: Mapping[str, str] | None = None) -> Connection:
     """Open a connection, once. Poolers refuse start-up parameters and confuse prepared statements: none of them.
 
+    Files of settings are read anew: a Secret may have been rotated. Raises BadConfiguration for one that went bad.
     Everything but the hosts reaches asyncpg by its own PG* variables. Of several hosts, the one numbered `first`
     (modulo their number) is asked first: asyncpg's timeout is for all of them together, so a host that swallows
     packets would keep the others from ever being asked.
     """
+    config = locate(config)
+    if config.problems:
+        raise BadConfiguration("\n".join(config.problems))
     export(config.libpq)
     hosts, ports = host_list(config.libpq)
     first %= len(hosts) or 1
@@ -154,7 +182,7 @@ async def open_connection(config: Config, first: int) -> Connection:
         port=ports[first:] + ports[:first] or None,
         timeout=ATTEMPT_TIMEOUT,
         statement_cache_size=0,
-        server_settings={**config.server_settings, "application_name": APPLICATION_NAME},
+        server_settings={**config.server_settings, **(startup or {}), "application_name": APPLICATION_NAME},
     )
     keep_alive(connection)
     return connection
@@ -198,7 +226,8 @@ def verdict(error: BaseException) -> type[SlipwayError] | None:
         case asyncpg.TargetServerAttributeNotMatched() | ssl.SSLEOFError() | ssl.SSLZeroReturnError():
             return DatabaseUnavailable
         case ssl.SSLError() | PermissionError():  # before ValueError, which a certificate's error is as well
-            return BadConfiguration if getattr(error, "library", None) in CERTIFICATE_FILES else AccessRefused
+            names = {getattr(error, "library", None), getattr(error, "reason", None)}
+            return BadConfiguration if names & CERTIFICATE_FILES else AccessRefused
         case asyncpg.ClientConfigurationError() | ValueError() | OverflowError():
             return BadConfiguration
         case asyncpg.InterfaceError() | asyncpg.InternalClientError():
@@ -249,7 +278,7 @@ def describe(error: BaseException | None) -> str:
 
 def advice(failure: type[SlipwayError], config: Config) -> str:
     """Return what the operator may do, as the end of a message."""
-    if failure is DatabaseUnavailable:
+    if failure in RETRIED:
         return f" (gave up after MIGRATE_WAIT_TIMEOUT={config.wait_timeout:g}s)"
     if failure is AccessRefused:
         return "; check the user and its privileges, the password, the database and the TLS settings"

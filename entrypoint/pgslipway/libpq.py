@@ -2,9 +2,12 @@
 
 import getpass
 import re
+import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
+
+from .passfile import find_password
 
 URL = "DATABASE_URL"
 PG_VARIABLES = (
@@ -35,9 +38,13 @@ CHOICES = {
     "PGSSLNEGOTIATION": ("postgres", "direct"),
     "PGTARGETSESSIONATTRS": ("any", "primary", "standby", "read-write", "read-only", "prefer-standby"),
 }
-FILES = ("PGPASSFILE", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY", "PGSSLCRL")
+PEM_FILES = ("PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY", "PGSSLCRL")
+PEM = "-----BEGIN"
 UNSUPPORTED = {"service", "sslpassword"}
 """Parameters of libpq's URLs that would be taken for settings of the server."""
+SYSTEM_ROOTS = ("PGSSLROOTCERT", "system")
+"""What stands for the authorities that this system trusts, since libpq 16."""
+NO_BUNDLE = "this system has no bundle of authorities; give the path of one, or SSL_CERT_FILE"
 HOST = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[^:\[\]]*)(:[0-9]+)?")
 MALFORMED_URL = (
     f"{URL}: expected postgresql://user@host:port/database (the value is not shown: it may hold a password); give a "
@@ -45,7 +52,24 @@ MALFORMED_URL = (
 )
 
 
-def merge(values: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+def locate(values: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str], list[str]]:
+    """Return the PG* variables for asyncpg, the URL's settings for the server, and all that is wrong with `values`."""
+    found = []
+    try:
+        given, settings = merge(values)
+    except ValueError as problem:
+        found.append(str(problem))
+        given, settings = {**values, "PGUSER": "unknown"}, {}  # what the URL says of it cannot be told
+    found += problems(given)
+    if not found:
+        try:
+            return complete(given), settings, found
+        except (OSError, UnicodeDecodeError) as error:
+            found.append(f"PGPASSFILE: {given['PGPASSFILE']}: {getattr(error, 'strerror', 'not UTF-8 text')}")
+    return given, settings, found
+
+
+def merge(values: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """Return the PG* variables with what the URL says over them, and the URL's settings for the server.
 
     Raises ValueError for a malformed URL, without showing any of it.
@@ -97,13 +121,11 @@ def is_port(text: str) -> bool:
 def problems(given: Mapping[str, str]) -> Iterator[str]:
     """Yield what is wrong with the merged variables."""
     yield from address_problems(given)
+    yield from authority_problems(given)
     for variable, choices in CHOICES.items():
         if given.get(variable, choices[0]) not in choices:
             yield f"{variable}: expected {' or '.join(choices)}"
-    for variable in FILES:
-        if variable in given and not is_file(given[variable]):
-            shown = "" if "-----BEGIN" in given[variable] else f" {given[variable][:200]}:"
-            yield f"{variable}:{shown} no such file, or none that may be looked at; give the path of one"
+    yield from file_problems(given)
     for variable in ("PGUSER", "PGDATABASE"):
         if "://" in given.get(variable, ""):
             yield f"{variable}: expected a name, not a URL; give that as {URL}"
@@ -111,10 +133,61 @@ def problems(given: Mapping[str, str]) -> Iterator[str]:
         yield f"PGUSER: not set, and this process's user id has no name; give PGUSER or the user in {URL}"
 
 
+def file_problems(given: Mapping[str, str]) -> Iterator[str]:
+    """Yield what is wrong with the files that the variables name, without their contents."""
+    for variable in (*PEM_FILES, "PGPASSFILE"):
+        path = given.get(variable)
+        if path is None or (variable, path) == SYSTEM_ROOTS:
+            continue
+        shown = "" if PEM in path else f" {path[:200]}:"
+        if not is_file(path):
+            yield f"{variable}:{shown} no such file, or none that may be looked at; give the path of one"
+        elif variable in PEM_FILES and not is_pem(path):
+            yield f"{variable}:{shown} nothing in PEM format in this file, or it may not be read"
+
+
+def authority_problems(given: Mapping[str, str]) -> Iterator[str]:
+    """Yield what is wrong with leaving it to this system whom it trusts."""
+    if SYSTEM_ROOTS in given.items():
+        if given.get("PGSSLMODE", "verify-full") != "verify-full":
+            yield "PGSSLMODE: PGSSLROOTCERT=system goes with verify-full only: anybody can have a public certificate"
+        if not ssl.get_default_verify_paths().cafile:
+            yield f"PGSSLROOTCERT: {NO_BUNDLE}"
+
+
+def complete(given: Mapping[str, str]) -> dict[str, str]:
+    """Return `given` with what asyncpg does not read as libpq does. Raises OSError and UnicodeDecodeError.
+
+    It knows no `system`, and no password file that others may read, as mounted Secrets are.
+    """
+    completed = dict(given)
+    if SYSTEM_ROOTS in given.items():
+        completed |= {"PGSSLMODE": "verify-full", "PGSSLROOTCERT": ssl.get_default_verify_paths().cafile or ""}
+    if path := completed.pop("PGPASSFILE", None):
+        completed.setdefault("PGPASSWORD", password_from(Path(path), given))
+    return completed
+
+
+def password_from(passfile: Path, given: Mapping[str, str]) -> str:
+    """Return the password that `passfile` has for one of the hosts, or an empty one."""
+    user = given.get("PGUSER") or login_name() or ""
+    hosts, ports = host_list(given)
+    addresses = zip(hosts or ["localhost"], map(str, ports) if hosts else [given.get("PGPORT", "5432")], strict=True)
+    return find_password(passfile.read_text(encoding="utf-8"), addresses, given.get("PGDATABASE", user), user) or ""
+
+
 def is_file(path: str) -> bool:
     """Tell whether there is a file that this process may look at."""
     try:
         return Path(path).is_file()
+    except OSError:
+        return False
+
+
+def is_pem(path: str) -> bool:
+    """Tell whether there is something in PEM format in a file."""
+    try:
+        return PEM.encode() in Path(path).read_bytes()
     except OSError:
         return False
 

@@ -130,6 +130,11 @@ def edited_text(pair: tuple[Migration, Applied]) -> str:
     )
 
 
+def count(number: int, noun: str) -> str:
+    """Return "1 file", "2 files"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def names(items: Sequence[Migration | Applied]) -> str:
     """List the filenames, the first few of many."""
     return few([item.filename for item in items])

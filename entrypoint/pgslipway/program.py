@@ -23,11 +23,13 @@ OVERDUE = (
 )
 
 
+WITHOUT_DATABASE = {"check", "rehearse"}
+DEFAULTS = {"wait": {"MIGRATE_WAIT_TIMEOUT": "10m"}}
+"""The settings whose default depends on the command."""
+
+
 def note() -> None:
     """Say nothing more: it has been said."""
-
-
-WITHOUT_DATABASE = {"check", "rehearse"}
 
 
 def run(arguments: Sequence[str], environ: Mapping[str, str], stop: "Stop") -> int:
@@ -46,7 +48,12 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], stop: "Stop") -> i
     stop.report = lambda: end(*stopped(stop.signum, OVERDUE))
     try:
         options, flags = cli.parse(arguments)
-        settings = config.from_environ(environ, flags, needs_database=options.command not in WITHOUT_DATABASE)
+        settings = config.from_environ(
+            environ,
+            flags,
+            defaults=DEFAULTS.get(options.command),
+            needs_database=options.command not in WITHOUT_DATABASE,
+        )
         report.set_up_logging(settings)
         message = asyncio.run(execute(Request(config=settings, options=options, applied=applied), stop))
         return end(UP_TO_DATE, "up to date", message)

@@ -16,14 +16,23 @@ from .apply import BUSY, Busy, Job, StartOver, apply, lost_while
 from .check import check
 from .config import Config
 from .connect import Connection, connect, failure_of
-from .errors import AccessRefused, BadConfiguration, BadMigrations, DatabaseUnavailable, Locked, SlipwayError, TableBusy
+from .errors import (
+    AccessRefused,
+    BadConfiguration,
+    BadMigrations,
+    DatabaseUnavailable,
+    Locked,
+    NotYet,
+    SlipwayError,
+    TableBusy,
+)
 from .history import History
 from .journal import NOT_BEGUN, Journal, Unfinished
 from .libpq import target
 from .lock import Held, is_session, lock
 from .mend import wait_for_orphan
 from .migrations import Migration
-from .plan import Applied, Plan, Policy, make_plan
+from .plan import Applied, Plan, Policy, count, make_plan, names
 from .watch import FIRST_LOOK, SOON, Watch
 
 logger = logging.getLogger(__name__)
@@ -53,6 +62,8 @@ class Run:
     """When a file, or a line of one that keeps what stands before it, first found its tables busy."""
     warned: set[str] = field(default_factory=set)
     """What was warned of already; the history is compared more than once."""
+    missing: str = ""
+    """What the last look for everything missed."""
 
     @property
     def history(self) -> History:
@@ -85,6 +96,25 @@ class Run:
         if await connection.execute(IN_RECOVERY) == "SELECT 1":
             raise DatabaseUnavailable("the server is a standby, which takes no writes")
         return False
+
+    async def look_for_all(self, connection: Connection) -> None:
+        """Raise NotYet unless the history holds every migration, as far as the role can see.
+
+        Logs what is missing when that changes. Raises HistoryConflict where `up` would.
+        """
+        history = self.history_as_login
+        try:
+            if await history.is_current(connection, self.migrations):
+                return
+            pending = self.compare(await history.read(connection)).pending
+            missing = f"{count(len(pending), 'migration')} missing: {names(pending)}" if pending else ""
+        except (AccessRefused, asyncpg.InsufficientPrivilegeError) as error:
+            missing = f"{history.name} cannot be read yet: {error.__cause__ or error}"
+        if missing and missing != self.missing:
+            logger.info("waiting for the schema: %s", missing)
+        self.missing = missing
+        if missing:
+            raise NotYet(missing)
 
     async def plan(self, connection: Connection) -> Plan:
         """Read the history and compare. Raises HistoryConflict where the run must not go on."""
