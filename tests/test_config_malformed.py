@@ -230,12 +230,13 @@ def test_process_ends_with_a_documented_code_and_a_message(
 
 
 def test_every_line_is_json_whatever_the_driver_warns_of(folder: Folder, slipway: Slipway, tmp_path: Path) -> None:
-    (passfile := tmp_path / "pgpass").write_text("*:*:*:*:x\n")
-    passfile.chmod(0o644)  # as a mounted Secret is, unless one says otherwise
+    (passfile := tmp_path / ".pgpass").write_text("*:*:*:*:x\n")
+    passfile.chmod(0o644)  # which libpq and the driver leave alone, where it is their default
     migrations = folder({"1_a.sql": "SELECT 1"})
     with refusing() as port:
-        environ = {"PGHOST": "127.0.0.1", "PGPORT": str(port), "PGUSER": "bob", "PGPASSFILE": str(passfile)}
+        environ = {"PGHOST": "127.0.0.1", "PGPORT": str(port), "PGUSER": "bob", "HOME": str(tmp_path)}
 
         finished = slipway("up", env=environ, migrations=migrations, wait_timeout="100ms", log_format="json")
 
+    assert "has group or world access" in finished.err
     assert [line for line in finished.err.splitlines() if not line.startswith("{")] == []

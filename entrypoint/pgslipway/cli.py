@@ -48,6 +48,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
     if options.command == "resolve":
         check_resolve(options)
     flags = {variable: value for variable in SETTINGS if (value := getattr(options, variable)) is not None}
+    if options.command == "rehearse" and options.argument is not None:
+        flags["MIGRATE_DIR"] = options.argument
     return options, flags
 
 

@@ -6,7 +6,6 @@ import warnings
 from argparse import Namespace
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from . import libpq
@@ -115,12 +114,11 @@ async def check(request: Request) -> str:
 
 async def rehearse(request: Request) -> str:
     """Apply everything to a throw-away Postgres. Raises BadConfiguration without the extra `embedded`."""
-    migrations_dir = Path(request.options.argument or request.config.dir)
     start = embedded_server()
     export({})  # the server that is started below would take over PGPORT and its like
     with tempfile.TemporaryDirectory() as folder, start(f"{folder}/data") as server:
         where, _, _ = libpq.locate({libpq.URL: server.get_uri()})
-        config = replace(request.config, dir=migrations_dir, role=None, libpq=where)
+        config = replace(request.config, role=None, libpq=where)
         await up(replace(request, config=config))
         show(rows_of.to_table(rows_of.rows(*await read_plan(config))))
     return f"rehearsed {count(len(request.applied), 'migration')} on an embedded Postgres, which is gone again"

@@ -80,6 +80,10 @@ class Config:
     environ: Mapping[str, str] | None = field(default=None, repr=False)
     """Where `libpq` and `server_settings` were read from, if they were."""
     in_kubernetes: bool = False
+    github_workspace: Path | None = None
+    """Where GitHub Actions has the checkout, which a container need not be told; None elsewhere."""
+    github_step_summary: Path | None = None
+    """The file that GitHub Actions shows below a job, in Markdown."""
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -111,10 +115,17 @@ def from_environ(
     config = Config(
         **values,
         in_kubernetes="KUBERNETES_SERVICE_HOST" in environ,
+        github_workspace=path_in(environ, "GITHUB_WORKSPACE", "/") if environ.get("GITHUB_ACTIONS") == "true" else None,
+        github_step_summary=path_in(environ, "GITHUB_STEP_SUMMARY"),
         problems=tuple(problems),
         warnings=tuple(misspelt(environ)),
     )
     return locate(replace(config, environ=dict(environ))) if needs_database else config
+
+
+def path_in(environ: Mapping[str, str], variable: str, default: str = "") -> Path | None:
+    """Return a path that somebody else's variable holds, or the default one; None without either."""
+    return Path(path) if (path := environ.get(variable) or default) else None
 
 
 def locate(config: Config) -> Config:

@@ -273,6 +273,8 @@ def describe(error: BaseException | None) -> str:
     if isinstance(error, ConnectionError) and error.errno:
         return os.strerror(error.errno)  # asyncio's own text does not say why
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if "connection_lost()" in text:
+        return "the server closed the connection"  # the driver's own words are about itself
     return " ".join(text.split()) or type(error).__name__
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from . import cli, config, report
+from . import cli, config, github, report
 from .commands import COMMANDS, Request
 from .config import Config
 from .errors import INTERNAL_ERROR, UP_TO_DATE, BadConfiguration, SlipwayError, Stopped
@@ -104,4 +104,5 @@ def finish(outcome: Outcome, settings: Config) -> int:
     logger.log(level, "%s", outcome.text, extra=fields)
     if outcome.exit_code:
         logger.error("exit %d: %s", outcome.exit_code, outcome.result)
+    github.report(outcome, settings)
     return outcome.exit_code

@@ -4,6 +4,9 @@ set -euo pipefail
 cd "$(dirname "$(realpath "$0")")/../.."
 export TESTCONTAINERS_RYUK_DISABLED=true
 
+tests/setup/kube-tools.sh > /dev/null & # takes minutes the first time, so beside the images
+kube_tools=$!
+
 if client=$(tests/setup/engine.sh); then
     export PGSLIPWAY_DOCKER=1
     PATH=$(dirname "$client"):$PATH
@@ -17,5 +20,6 @@ else
     echo 'NO DOCKER ENGINE: the image is not tested, and the servers are embedded ones without TimescaleDB.' >&2
 fi
 
+wait "$kube_tools" || echo 'No kustomize and helm: what is in k8s/ will not be tested.' >&2
 make --no-print-directory lint
 .venv/bin/pytest ${CI:+-m 'faults or not faults'}

@@ -1,0 +1,106 @@
+"""GitHub Actions: a failure as annotations on files and lines, and every outcome in the summary of the job.
+
+Both forms: https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-commands
+"""
+
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .config import Config
+from .report import Outcome
+
+PLACE = re.compile(r"^(?P<file>[^/:\n]+?\.sql)(?::(?P<line>[0-9]+))?(: | (?=was (edited|applied) ))", re.MULTILINE)
+"""How a message names a file, and a line in it, before it says what is wrong there."""
+MOST_ROWS = 200
+"""GitHub cuts a summary off at 1 MiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong, and where, if that is a place in a file."""
+
+    text: str
+    filename: str = ""
+    line: str = ""
+
+    @property
+    def place(self) -> str:
+        """The file and the line, as far as they are known."""
+        return f"{self.filename}:{self.line}" if self.line else self.filename
+
+
+def report(outcome: Outcome, config: Config) -> None:
+    """Write annotations to stderr, which the runner reads too, and the summary; never fails, does nothing elsewhere."""
+    if config.github_workspace is None:
+        return
+    if outcome.exit_code:
+        folder = in_repository(config.dir, config.github_workspace)
+        for problem in problems(outcome.message):
+            print(annotation(problem, f"pgslipway: {outcome.result}", folder), file=sys.stderr)  # noqa: T201
+    if path := config.github_step_summary:
+        try:
+            with path.open("a", encoding="utf-8", errors="replace") as file:
+                file.write(summary(outcome))
+        except OSError as error:
+            logging.getLogger(__name__).warning("%s: %s; the summary was not written there", path, error.strerror)
+
+
+def in_repository(folder: Path, workspace: Path) -> str:
+    """Return `folder` as seen from the checkout; the image's /migrations is taken for migrations/ there."""
+    folder = folder.absolute()
+    return folder.relative_to(workspace if folder.is_relative_to(workspace) else folder.anchor).as_posix()
+
+
+def problems(message: str) -> Iterator[Problem]:
+    """Split a message into what it says of each place; one problem without a place where it names none."""
+    places = list(PLACE.finditer(message))
+    if not places:
+        yield Problem(message)
+        return
+    ends = [place.start() for place in places[1:]] + [len(message)]
+    for place, end in zip(places, ends, strict=True):
+        yield Problem(message[place.end() : end].rstrip(), place["file"], place["line"] or "")
+
+
+def annotation(problem: Problem, title: str, folder: str) -> str:
+    """Return the workflow command that annotates a place."""
+    where = {"file": f"{folder}/{problem.filename}" if problem.filename else "", "line": problem.line, "title": title}
+    properties = ",".join(f"{name}={escape_property(value)}" for name, value in where.items() if value)
+    return f"::error {properties}::{escape(problem.text)}"
+
+
+def escape(text: str) -> str:
+    """Return text as a workflow command may hold it."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def escape_property(text: str) -> str:
+    """Return text as a property of a workflow command may hold it."""
+    return escape(text).replace(":", "%3A").replace(",", "%2C")
+
+
+def summary(outcome: Outcome) -> str:
+    """Return the outcome in Markdown: a row for each file that was applied or has a problem."""
+    rows = [(filename, "applied") for filename in outcome.applied]
+    if outcome.exit_code:
+        rows += [(problem.place, problem.text.partition("\n")[0]) for problem in problems(outcome.message)]
+    rows = rows or [("", outcome.message)]
+    table = [f"| {code(place)} | {cell(what)} |\n" for place, what in rows[-MOST_ROWS:]]
+    heading = f"### pgslipway: {outcome.result}" + (f" (exit code {outcome.exit_code})" if outcome.exit_code else "")
+    left_out = f"| … | {len(rows) - MOST_ROWS} more |\n" if len(rows) > MOST_ROWS else ""
+    details = f"\n````\n{outcome.text}\n````\n" if outcome.exit_code else ""
+    return f"{heading}\n\n| file | outcome |\n|---|---|\n{left_out}{''.join(table)}{details}\n"
+
+
+def code(text: str) -> str:
+    """Return text as a cell of a table that shows it as it is."""
+    return f"`{text.replace('|', '&#124;')}`" if text else ""
+
+
+def cell(text: str) -> str:
+    """Return text as a cell of a table may hold it."""
+    return re.sub(r"([\\|<>*_`\[\]])", r"\\\1", " ".join(text.split()))
