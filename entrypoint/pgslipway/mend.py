@@ -205,10 +205,10 @@ async def wait_for_orphan(connection: Connection, statement: str, limit: float) 
 
 def undecided(filename: str, entry: Entry) -> str:
     """Say that only a person can tell what became of the statement in flight, and what to run."""
-    started = entry.started_at.isoformat(" ", "seconds") if entry.started_at else "an unknown time"
+    begun = f", begun at {entry.started_at.isoformat(' ', 'seconds')}," if entry.started_at else ""
     return (
-        f"{filename}:{entry.line}: this was stopped while it ran outside a transaction, begun at {started}, and "
-        f"nobody but you can tell how far it got:\n  {short(entry.statement or '')}\n"
+        f"{filename}:{entry.line}: this was stopped while it ran outside a transaction{begun} and nobody but you can "
+        f"tell how far it got:\n  {short(entry.statement or '')}\n"
         "look at the database, then say so, and run again:\n"
         f"  pgslipway resolve {entry.version} --done    it took effect: go on after it\n"
         f"  pgslipway resolve {entry.version} --retry   it did not, or doing it again is harmless: run it again"
