@@ -18,6 +18,7 @@ import docker  # type: ignore[import-untyped]
 import pytest
 from docker.errors import DockerException  # type: ignore[import-untyped]
 
+from containers import call
 from servers import (
     PATIENCE,
     Database,
@@ -154,6 +155,13 @@ def encrypted(server: Server, certificates: Certificates) -> Iterator[Server]:
     assert server.network
     with tls_server(server.network, certificates) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def image() -> None:
+    """Build the image from the source as it is now."""
+    built = call("make", "image")
+    assert built.code == 0, built
 
 
 # --- migrations -------------------------------------------------------------------------------------------------

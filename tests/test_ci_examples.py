@@ -100,13 +100,6 @@ def _group_of_the_engine() -> int:
     return socket.stat().st_gid if socket.exists() else RUNNER
 
 
-@pytest.fixture(scope="module")
-def image() -> None:
-    """Build `pgslipway:1` from the source as it is now."""
-    built = call("make", "image")
-    assert built.code == 0, built
-
-
 @contextmanager
 def new_repository(files: Mapping[str, str]) -> Iterator[Repository]:
     """The migrations of the web shop, and more; images and containers of its jobs are removed in the end."""

@@ -107,6 +107,7 @@ def test_rehearsed_folder_is_the_one_that_is_annotated(folder: Folder, slipway: 
 
 
 @pytest.mark.docker_only
+@pytest.mark.usefixtures("image")
 def test_image_needs_not_be_told_of_the_checkout(folder: Folder) -> None:
     migrations = folder({"001_a.sql": "COMMIT;"})
     summary_file = folder.path.parent / "summary.md"

@@ -47,13 +47,6 @@ class File(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def image() -> None:
-    """Build the image from the source as it is now."""
-    built = call("make", "image")
-    assert built.code == 0, built
-
-
-@pytest.fixture(scope="session")
 def files(image: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, File]:  # noqa: ARG001
     """What is in the image, by path without the leading slash."""
     archive = tmp_path_factory.mktemp("image") / "export.tar"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from containers import IMAGE, call
+from containers import IMAGE
 from pods import Manifests, Podman, of_kind, podman_command
 from servers import eventually
 
@@ -45,14 +45,12 @@ NEVER = "0001-01-01T00:00:00Z"
 
 
 @pytest.fixture(scope="session")
-def shared_podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
+def shared_podman(image: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:  # noqa: ARG001
     """podman, with pgslipway's image and one of an app."""
     command = podman_command()
     if not command:
         missing = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
         missing("no podman here")
-    built = call("make", "image")
-    assert built.code == 0, built
     made = Podman(command)
     try:
         made.load(IMAGE, "pgslipway:1")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from containers import call, run
+from containers import run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,12 +38,6 @@ FAILING = {"002_more.sql": "CREATE TABLE more (id int);\nINSERT INTO items VALUE
 # The manifests' own user, and those that a cluster may choose instead, as OpenShift does.
 OPENSHIFT = "--user=1000680000:0"
 USERS = ("65532:65532", "1000680000:0", "12345:12345")
-
-
-@pytest.fixture(scope="module")
-def image() -> None:
-    built = call("make", "image")
-    assert built.code == 0, built
 
 
 class Kubelet(NamedTuple):

@@ -211,6 +211,7 @@ async def test_system_stands_for_the_authorities_of_the_system(
 
 
 @pytest.mark.docker_only
+@pytest.mark.usefixtures("image")
 async def test_image_has_authorities_and_takes_a_mounted_one(encrypted: Server, files: Path, folder: Folder) -> None:
     async with encrypted.fresh_database() as database:
         environ = database.at(encrypted.port, "localhost").environ
