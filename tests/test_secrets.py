@@ -12,6 +12,8 @@ from urllib.parse import quote
 import pytest
 
 from containers import run
+from pgslipway.config import from_environ
+from pgslipway.libpq import LIBPQ
 from pgslipway.passfile import find_password
 from servers import CERTIFIED
 
@@ -57,6 +59,45 @@ def passfile_line(database: Database, password: str) -> str:
 
 def without_password(database: Database) -> dict[str, str]:
     return {name: value for name, value in database.environ.items() if name != "PGPASSWORD"}
+
+
+# --- every setting of the connection ----------------------------------------------------------------------------
+
+VALUES = {
+    "DATABASE_URL": "postgresql://app@db/shop",
+    "PGHOST": "db",
+    "PGPORT": "5433",
+    "PGUSER": "app",
+    "PGPASSWORD": "secret",
+    "PGDATABASE": "shop",
+    "PGSSLMODE": "require",
+    "PGSSLROOTCERT": "{pem}",
+    "PGSSLCERT": "{pem}",
+    "PGSSLKEY": "{pem}",
+    "PGSSLCRL": "{pem}",
+    "PGSSLNEGOTIATION": "direct",
+    "PGSSLMINPROTOCOLVERSION": "TLSv1.3",
+    "PGSSLMAXPROTOCOLVERSION": "TLSv1.3",
+    "PGTARGETSESSIONATTRS": "primary",
+    "PGPASSFILE": "{pem}",
+    "PGKRBSRVNAME": "postgres",
+    "PGGSSLIB": "gssapi",
+}
+
+
+@pytest.mark.parametrize("variable", LIBPQ)
+def test_setting_of_the_connection_is_read_from_a_file(
+    variable: str, mounted: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    (pem := tmp_path / "pem").write_text("-----BEGIN CERTIFICATE-----\n*:*:*:*:from the password file\n")
+    value = VALUES[variable].format(pem=pem)
+
+    direct = from_environ({"PGUSER": "app", variable: value}, {})
+    given = {f"{variable}_FILE": str(mounted("value", f"{value}\n"))}
+    by_file = from_environ({"PGUSER": "" if variable == "PGUSER" else "app"} | given, {})
+
+    assert (direct.problems, by_file.problems) == ((), ())
+    assert by_file.libpq == direct.libpq != from_environ({"PGUSER": "other"}, {}).libpq
 
 
 # --- passwords --------------------------------------------------------------------------------------------------
