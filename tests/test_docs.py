@@ -95,7 +95,8 @@ UNCHECKED = {
 }
 """Blocks by page and beginning that nothing can be compared with, and why."""
 COMPOSE_NOISE = re.compile(
-    r'^(Attaching to|(Re)?[Cc]reating|Starting|.* is up-to-date| ?(Container|Image|Network|Volume)|time=").*\n',
+    r"\x1b\[[0-9;]*[A-Z]"
+    r'|^(Attaching to|(Re)?[Cc]reating|Starting|.* is up-to-date| ?(Container|Image|Network|Volume)|time=").*\n',
     re.MULTILINE,
 )
 """What Compose says about its containers, each version of it in its own way."""
