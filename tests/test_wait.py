@@ -51,7 +51,7 @@ async def test_waits_for_a_run_and_says_what_is_missing_when_that_changes(
     files = folder(FIRST)
     slipway(env=database.environ, migrations=files)
     await database.execute("DROP TABLE a, schema_migrations")
-    reader = await database.create_role("slipway_late_reader")
+    reader = await database.create_role("slipway_wait_late")
     all_files = folder(BOTH)
 
     waiter = slipway.start("wait", env=reader.environ, migrations=all_files)
@@ -59,7 +59,7 @@ async def test_waits_for_a_run_and_says_what_is_missing_when_that_changes(
     (files / "002_b.sql").rename(files / "002_b.later")
     await asyncio.to_thread(slipway, env=database.environ, migrations=files)
     waiter.wait_for_log('waiting for the schema: "public"."schema_migrations" cannot be read yet: permission denied')
-    await database.execute("GRANT SELECT ON schema_migrations TO slipway_late_reader")
+    await database.execute("GRANT SELECT ON schema_migrations TO slipway_wait_late")
     waiter.wait_for_log("waiting for the schema: 1 migration missing: 002_b.sql")
     (files / "002_b.later").rename(files / "002_b.sql")
     await asyncio.to_thread(slipway, env=database.environ, migrations=files)
@@ -116,7 +116,7 @@ async def test_waits_on_while_the_server_is_away(cluster: Cluster, folder: Folde
 
 
 async def test_wrong_password_is_not_waited_for(database: Database, folder: Folder, slipway: Slipway) -> None:
-    reader = await database.create_role("slipway_stranger")
+    reader = await database.create_role("slipway_wait_stranger")
 
     finished = slipway("wait", env=replace(reader, password="wrong password").environ, migrations=folder(BOTH))
 

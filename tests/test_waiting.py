@@ -6,6 +6,7 @@ Every row of the table "What asyncpg raises" is here, against the real thing.
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -112,6 +113,18 @@ def test_gives_up_on_a_server_that_says_nothing(slipway: Slipway, server: Server
         finished = slipway(env=database.environ, migrations=migrations, wait_timeout="1s")
 
     assert_ended(finished, 10, database.target, "no answer in time")
+
+
+def test_last_attempt_that_is_cut_short_does_not_hide_the_cause(slipway: Slipway, migrations: Path) -> None:
+    with socket.socket() as port:
+        port.bind((LOCALHOST, 0))
+        environ = {"PGHOST": LOCALHOST, "PGPORT": str(port.getsockname()[1]), "PGUSER": "app"}
+        process = slipway.start(env=environ, migrations=migrations, wait_timeout="2s")
+        process.wait_for_log("Connection refused")
+        port.listen()  # and from now on it accepts, and says nothing
+        finished = process.finish()
+
+    assert_ended(finished, 10, "no answer in time; before that: Connection refused (gave up after")
 
 
 def test_gives_up_on_a_name_that_nobody_knows(slipway: Slipway, server: Server, migrations: Path) -> None:

@@ -46,6 +46,7 @@ LONGEST_PAUSE = 1.0
 """Seconds between two attempts to reach a server."""
 LONGEST_PAUSE_BETWEEN_LOOKS = 5.0
 """Seconds between two looks at a schema that is not there yet: each costs the server a connection."""
+NO_ANSWER = "no answer in time"
 REPEAT_INTERVAL = 10.0
 """Seconds before the same cause is logged again."""
 CLOSE_TIMEOUT = 2.0
@@ -92,6 +93,7 @@ async def wait_for_answer(
     loop = asyncio.get_running_loop()
     limit = config.wait_timeout or inf
     deadline = loop.time() + limit
+    causes: dict[str, float] = {}
     try_again, look_again = pause(0.05, LONGEST_PAUSE, limit), pause(0.05, LONGEST_PAUSE_BETWEEN_LOOKS, limit)
 
     async def attempt() -> tuple[Connection, Answer]:
@@ -110,7 +112,7 @@ async def wait_for_answer(
         retry=retry_if_exception(lambda error: verdict(error) in RETRIED),
         wait=lambda state: (look_again if isinstance(failure_of(state), NotYet) else try_again)(state),
         stop=stop_after_delay(limit),
-        before_sleep=log_causes(target(config.libpq)),
+        before_sleep=log_causes(target(config.libpq), causes),
         reraise=True,
     )
     try:
@@ -119,15 +121,17 @@ async def wait_for_answer(
         failure = verdict(error)
         if failure is None or (isinstance(error, SlipwayError) and failure not in RETRIED):
             raise
-        raise failure(f"{target(config.libpq)}: {describe(error)}{advice(failure, config)}") from error
+        cause = describe(error)
+        if cause == NO_ANSWER and (earlier := [other for other in causes if other != NO_ANSWER]):
+            cause += f"; before that: {earlier[-1]}"  # the last attempt is cut short
+        raise failure(f"{target(config.libpq)}: {cause}{advice(failure, config)}") from error
 
 
-def log_causes(server: str) -> Callable[[RetryCallState], None]:
+def log_causes(server: str, logged: dict[str, float]) -> Callable[[RetryCallState], None]:
     """Return what logs why there will be another attempt; the same cause again every REPEAT_INTERVAL only.
 
-    Of a schema that is not there yet, who asks for it says what is missing.
+    `logged` gets when each cause was. Of a schema that is not there yet, who asks for it says what is missing.
     """
-    logged: dict[str, float] = {}
 
     def log_retry(state: RetryCallState) -> None:
         cause, now = describe(failure_of(state)), time.monotonic()
@@ -269,7 +273,7 @@ def describe(error: BaseException | None) -> str:
     if isinstance(error, ValueError | OverflowError) and not isinstance(error, asyncpg.InterfaceError | OSError):
         return "a connection setting cannot be used"  # Python's own text may quote a piece of a password
     if isinstance(error, TimeoutError) and not error.errno:
-        return "no answer in time"
+        return NO_ANSWER
     if isinstance(error, ConnectionError) and error.errno:
         return os.strerror(error.errno)  # asyncio's own text does not say why
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

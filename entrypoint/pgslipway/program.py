@@ -55,7 +55,9 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], stop: "Stop") -> i
             needs_database=options.command not in WITHOUT_DATABASE,
         )
         report.set_up_logging(settings)
-        message = asyncio.run(execute(Request(config=settings, options=options, applied=applied), stop))
+        request = Request(config=settings, options=options, applied=applied)
+        # Not asyncio.run: it waits for the threads of a resolver that does not answer.
+        message = asyncio.new_event_loop().run_until_complete(execute(request, stop))
         return end(UP_TO_DATE, "up to date", message)
     except SystemExit:  # --help and --version
         return UP_TO_DATE
