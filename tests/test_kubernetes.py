@@ -83,14 +83,16 @@ def build(folder: Path) -> list[Json]:
 
 
 def make_parent_chart(folder: Path) -> Path:
-    """The chart of an app, made as the README of ours says: its values, and its two lines in the base's Deployment."""
-    values, lines = re.findall(r"```yaml\n(.*?)```", (CHART / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    """The chart of an app, made as the README of ours says: dependency, values, and two lines in a Deployment."""
+    dependencies, values, lines = re.findall(
+        r"```yaml\n(.*?)```", (CHART / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
     init, volumes = re.split(r"(?=^      volumes:)", lines, flags=re.MULTILINE)
     deployment = (K8S / "base/deployment.yaml").read_text(encoding="utf-8")
     deployment = re.sub(r"      initContainers:\n.*?(?=      containers:)", init, deployment, flags=re.DOTALL)
     deployment = re.sub(r"      volumes:\n.*?(?=        - name: tmp)", volumes, deployment, flags=re.DOTALL)
-    dependency = {"name": "pgslipway", "version": __version__}
-    chart = {"apiVersion": "v2", "name": "my-app", "version": "1.0.0", "dependencies": [dependency]}
+    chart = {"apiVersion": "v2", "name": "my-app", "version": "1.0.0"} | yaml.safe_load(dependencies)
+    assert chart["dependencies"] == [{"name": "pgslipway", "version": __version__}]
     shutil.copytree(CHART, folder / "charts/pgslipway")
     (folder / "templates").mkdir()
     (folder / "templates/deployment.yaml").write_text(deployment, encoding="utf-8")
