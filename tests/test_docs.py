@@ -79,7 +79,7 @@ CLUSTER = "it needs a cluster"
 NO_KUBECTL = "kubectl is not installed"
 CI = "test_ci_examples.py is about that page"
 NOT_RUN = (
-    ("", r"kubectl get (pods,endpoints|jobs|secret) ", CLUSTER),
+    ("", r"kubectl get (pods,endpointslices|jobs|secret) ", CLUSTER),
     ("", r"kubectl (delete|describe|logs|rollout|wait) ", CLUSTER),
     ("", r"helm ", "it needs a cluster; the chart has tests of its own"),
     ("", r"pip-compile ", "it asks the package index, whose answers change"),
