@@ -124,7 +124,7 @@ class Run:
         """Compare and log what is worth a look. Raises HistoryConflict where the run must not go on."""
         plan = make_plan(self.migrations, history)
         for warning in plan.warnings():
-            if warning not in self.warned:
+            if warning not in {*self.warned, *plan.refusals(self.policy)}:
                 logger.warning(warning)
                 self.warned.add(warning)
         plan.refuse(self.policy)
