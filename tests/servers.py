@@ -528,6 +528,8 @@ class Certificates:
     key: bytes
     client: bytes
     client_key: bytes
+    locked_key: bytes
+    """The client's, with a passphrase."""
 
 
 CERTIFIED = "certified"
@@ -539,6 +541,7 @@ make authority; make stranger
 make {CERTIFIED} -CA authority.pem -CAkey authority.key -addext basicConstraints=critical,CA:FALSE
 make server -CA authority.pem -CAkey authority.key -addext subjectAltName=DNS:localhost \
     -addext basicConstraints=critical,CA:FALSE
+openssl rsa -in {CERTIFIED}.key -aes128 -passout pass:phrase -out locked.key
 """
 
 
@@ -552,8 +555,9 @@ def make_certificates() -> Certificates:
             return result.output
 
         run("bash", "-c", MAKE_CERTIFICATES)
-        names = ("authority.pem", "stranger.pem", "server.pem", "server.key", f"{CERTIFIED}.pem", f"{CERTIFIED}.key")
-        return Certificates(*(run("cat", f"/tmp/{name}") for name in names))
+        names = ("authority.pem", "stranger.pem", "server.pem", "server.key")
+        client = (f"{CERTIFIED}.pem", f"{CERTIFIED}.key", "locked.key")
+        return Certificates(*(run("cat", f"/tmp/{name}") for name in (*names, *client)))
 
 
 TLS_HBA = f"""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,6 +100,27 @@ def test_summary_that_cannot_be_written_is_no_failure(folder: Folder, slipway: S
     assert "the summary was not written there" in finished.err
 
 
+def test_summary_is_not_waited_for(folder: Folder, slipway: Slipway) -> None:
+    os.mkfifo(pipe := folder.path.parent / "pipe")
+    environ = actions(folder) | {"GITHUB_STEP_SUMMARY": str(pipe)}
+
+    finished = slipway("check", env=environ, migrations=folder({"001_a.sql": ""}))
+
+    assert finished.code == 0, finished
+    assert "the summary was not written there" in finished.err
+
+
+def test_full_stderr_does_not_change_the_exit_code(folder: Folder) -> None:
+    environ = actions(folder) | {"MIGRATE_DIR": str(folder({"001_a.sql": "COMMIT;"})), "PATH": os.environ["PATH"]}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "pgslipway", "check"], env=environ, cwd=folder.path, stderr=full, check=False
+        )
+
+    assert done.returncode == 21
+    assert "bad migration files" in (folder.path.parent / "summary.md").read_text()
+
+
 def test_rehearsed_folder_is_the_one_that_is_annotated(folder: Folder, slipway: Slipway) -> None:
     files = folder({"001_a.sql": "SELECT nothing;"})
 
@@ -141,6 +165,7 @@ MESSAGES = {
     "two": ("1_a.sql:1: a\n  1 | a\n2_b.sql:2: b", [("1_a.sql", "1", "a\n  1 | a"), ("2_b.sql", "2", "b")]),
     "none": ("db:5432/shop: 1 migration missing: 1_a.sql", [("", "", "db:5432/shop: 1 migration missing: 1_a.sql")]),
     "state": ("1_a.sql:1: a\n1_a.sql was rolled back", [("1_a.sql", "1", "a\n1_a.sql was rolled back")]),
+    "before": ("version 1 is no\n2_b.sql: no", [("", "", "version 1 is no"), ("2_b.sql", "", "no")]),
     "blanks": ("1_a b.sql:1: a", [("1_a b.sql", "1", "a")]),
 }
 

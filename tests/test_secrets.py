@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import shutil
 import string
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -13,7 +16,7 @@ import pytest
 
 from containers import run
 from pgslipway.config import from_environ
-from pgslipway.libpq import LIBPQ
+from pgslipway.libpq import LIBPQ, host_list
 from pgslipway.passfile import find_password
 from servers import CERTIFIED
 
@@ -176,6 +179,72 @@ async def test_password_goes_before_the_password_file(
     assert finished.code == 0, finished
 
 
+def test_socket_goes_by_its_path_too() -> None:
+    assert find_password(r"/cloudsql/p\:r\:i:5432:*:*:secret", [("/cloudsql/p:r:i", "5432")], "shop", "app") == "secret"
+
+
+def test_folder_of_a_socket_may_have_colons() -> None:
+    config = from_environ({"PGHOST": "/cloudsql/project:region:instance", "PGUSER": "app"}, {})
+
+    assert config.problems == ()
+    assert host_list(config.libpq) == (["/cloudsql/project:region:instance"], [5432])
+
+
+MISPLACED = {
+    "PGPASSWORD_FILE": "hunter2-and-more",
+    "DATABASE_URL_FILE": "postgresql://app:hunter2-and-more@db/shop",
+    "PGPASSFILE": "db:5432:shop:app:hunter2-and-more",
+    "PGSSLKEY": "hunter2-and-more" * 20,
+}
+
+
+@pytest.mark.parametrize(("variable", "secret"), MISPLACED.items(), ids=MISPLACED)
+def test_secret_in_the_place_of_its_files_path_is_not_shown(
+    variable: str, secret: str, folder: Folder, slipway: Slipway
+) -> None:
+    finished = slipway(env={"PGUSER": "app", variable: secret}, migrations=folder(FILES))
+
+    assert finished.code == 20, finished
+    assert f"{variable}:" in finished.err
+    assert "hunter2" not in f"{finished.err}{finished.outcome}"
+
+
+def test_password_may_come_through_a_pipe(database: Database, folder: Folder, tmp_path: Path) -> None:
+    """It gives the password once, and a run may ask for it more often: for each connection."""
+    script = f'printf %s "$SECRET" | "{sys.executable}" -m pgslipway'
+    environ = without_password(database) | {
+        "SECRET": database.password,
+        "PGPASSWORD_FILE": "/dev/stdin",
+        "MIGRATE_DIR": str(folder(FILES)),
+        "PATH": os.environ["PATH"],
+    }
+
+    done = subprocess.run(
+        ["bash", "-c", script], env=environ, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done
+
+
+async def test_run_goes_on_where_a_second_connection_has_no_password_any_more(
+    database: Database, folder: Folder, slipway: Slipway, mounted: Callable[[str, str], Path]
+) -> None:
+    secret = mounted("secret", database.password)
+    await database.execute("CREATE TABLE busy ()")
+    async with database.connection() as other:
+        await other.execute("BEGIN; LOCK TABLE busy")
+        process = slipway.start(
+            env=without_password(database) | {"PGPASSWORD_FILE": str(secret)},
+            migrations=folder({"001_a.sql": "ALTER TABLE busy ADD COLUMN n int;"}),
+        )
+        process.wait_for_log("connected to")
+        secret.unlink()
+        process.wait_for_log(f"nobody can be asked what it is doing: PGPASSWORD_FILE: {secret}: No such file")
+    finished = await asyncio.to_thread(process.finish)
+
+    assert finished.code == 0, finished
+
+
 # --- rotation ---------------------------------------------------------------------------------------------------
 
 
@@ -226,7 +295,7 @@ def files(certificates: Certificates, tmp_path: Path) -> Path:
     """A folder with the certificates, each readable to all, as in a Secret's volume."""
     folder = tmp_path / "tls"
     folder.mkdir()
-    for name in ("authority", "stranger", "client", "client_key"):
+    for name in ("authority", "stranger", "client", "client_key", "locked_key"):
         (folder / name).write_bytes(getattr(certificates, name))
         (folder / name).chmod(0o644)
     (folder / "nothing").write_text("not PEM")
@@ -298,11 +367,23 @@ def test_system_that_cannot_be_is_refused(
     assert finished.outcome["message"] == problem
 
 
+def test_full_verification_without_an_authority_is_refused_at_once(
+    database: Database, folder: Folder, slipway: Slipway, tmp_path: Path
+) -> None:
+    environ = database.environ | {"PGSSLMODE": "verify-full", "HOME": str(tmp_path)}
+
+    finished = slipway(env=environ, migrations=folder(FILES))
+
+    assert finished.code == 20, finished
+    assert "root certificate file" in finished.err
+
+
 CLIENTS = {
     "fits": ("client", "client_key", 0, "up to date"),
     "none": (None, None, 22, "connection requires a valid client certificate"),
     "not PEM": ("nothing", "client_key", 20, "nothing: nothing in PEM format in this file"),
     "key is not PEM": ("client", "nothing", 20, "nothing: nothing in PEM format in this file"),
+    "key with a passphrase": ("client", "locked_key", 20, "look at PGSSLCERT, PGSSLKEY (without a passphrase)"),
     "key of nobody": ("authority", "client_key", 20, "key values mismatch"),
 }
 

@@ -93,6 +93,31 @@ def test_gives_up_with_what_is_missing(database: Database, folder: Folder, slipw
     )
 
 
+async def test_server_that_does_not_answer_in_the_end_does_not_hide_what_was_missing(
+    cluster: Cluster, folder: Folder, slipway: Slipway
+) -> None:
+    database = cluster.server.database()
+    waiter = slipway.start("wait", env=database.environ, migrations=folder(BOTH), wait_timeout="3s")
+    waiter.wait_for_log("waiting for the schema")
+
+    cluster.stop()
+    finished = await asyncio.to_thread(waiter.finish)
+
+    assert finished.code == 14, finished
+    assert "when it last answered: 2 migrations missing: 001_a.sql, 002_b.sql" in finished.err
+
+
+async def test_history_that_is_locked_is_not_there_yet(database: Database, folder: Folder, slipway: Slipway) -> None:
+    files = folder(BOTH)
+    slipway(env=database.environ, migrations=files)
+    async with database.connection() as other:
+        await other.execute("BEGIN; LOCK TABLE schema_migrations")
+        finished = await asyncio.to_thread(slipway, "wait", env=database.environ, migrations=files, wait_timeout="6s")
+
+    assert finished.code == 14, finished
+    assert "cannot be read yet: canceling statement due to lock timeout" in finished.err
+
+
 def test_server_that_never_answers_is_unavailable(folder: Folder, slipway: Slipway) -> None:
     nobody = {"PGHOST": LOCALHOST, "PGPORT": "1", "PGUSER": "app"}
 

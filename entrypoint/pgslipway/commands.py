@@ -13,7 +13,7 @@ from . import status as rows_of
 from .check import check as check_file
 from .config import Config
 from .connect import connect, export, reconnect
-from .errors import BadConfiguration, BadMigrations, HistoryConflict, NotYet
+from .errors import BadConfiguration, BadMigrations, DatabaseUnavailable, HistoryConflict, NotYet
 from .journal import NOT_BEGUN, Unfinished
 from .lock import ANYTHING, lock
 from .mend import rule_of, wait_for_orphan
@@ -46,8 +46,14 @@ async def up(request: Request) -> str:
 async def wait(request: Request) -> str:
     """Block until the schema holds every migration of this image; only read. Raises NotYet with what is missing."""
     run = Run(request.config, discover(request.config.dir))
-    async with connect(request.config, run.look_for_all):
-        return f"up to date: the newest of {count(len(run.migrations), 'migration')} is {run.migrations[-1].filename}"
+    try:
+        async with connect(request.config, run.look_for_all):
+            newest = run.migrations[-1].filename
+            return f"up to date: the newest of {count(len(run.migrations), 'migration')} is {newest}"
+    except DatabaseUnavailable as error:
+        if not run.missing:
+            raise
+        raise NotYet(f"{error}; when it last answered: {run.missing}") from error
 
 
 async def status(request: Request) -> str:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -165,14 +166,25 @@ def read(variable: str, environ: Mapping[str, str]) -> str | None:
         raise ValueError(f"{variable} and {variable}_FILE are both set; keep one of them")
     if file:
         try:
-            value = Path(file).read_bytes().decode().removesuffix("\n").removesuffix("\r")
+            value = contents(Path(file)).decode().removesuffix("\n").removesuffix("\r")
         except OSError as error:
-            raise ValueError(f"{variable}_FILE: {file}: {error.strerror}") from error
+            raise ValueError(f"{variable}_FILE:{libpq.shown(file)} {error.strerror}") from error
         except ValueError as error:
             raise ValueError(f"{variable}_FILE: {file} is not UTF-8 text") from error
     if value and ("\0" in value or has_surrogates(value)):
         raise ValueError(f"{variable}: the value holds a NUL or bytes that are not UTF-8")
     return value or None
+
+
+def contents(path: Path) -> bytes:
+    """Return what is in a file now, or what came out of a pipe. Raises OSError."""
+    return path.read_bytes() if path.is_file() else read_once(path)
+
+
+@cache
+def read_once(path: Path) -> bytes:
+    """Return what comes out of a pipe, such as /dev/stdin or a shell's <(…), which gives it only once."""
+    return path.read_bytes()
 
 
 def has_surrogates(text: str) -> bool:

@@ -52,8 +52,8 @@ REPEAT_INTERVAL = 10.0
 CLOSE_TIMEOUT = 2.0
 HEALING = {"08", "25", "40", "53", "57", "58", "XX"}
 """Classes of SQLSTATE that may pass: connection, read-only, conflict, resources, operator, system, internal."""
-CERTIFICATE_FILES = {"PEM", "PEM_LIB", "X509"}
-"""The parts of OpenSSL, and its reasons, when a certificate's file or a key's cannot be used."""
+CERTIFICATE_FILES = {"PEM", "X509"}
+"""The parts of OpenSSL that complain when a certificate's file or a key's cannot be used."""
 POOLER_REFUSES = re.compile(r"unsupported|no such|auth|not allowed|SSL|TLS", re.IGNORECASE)
 """What PgBouncer says (with 08P01 for everything) when trying again cannot help."""
 
@@ -230,8 +230,7 @@ def verdict(error: BaseException) -> type[SlipwayError] | None:
         case asyncpg.TargetServerAttributeNotMatched() | ssl.SSLEOFError() | ssl.SSLZeroReturnError():
             return DatabaseUnavailable
         case ssl.SSLError() | PermissionError():  # before ValueError, which a certificate's error is as well
-            names = {getattr(error, "library", None), getattr(error, "reason", None)}
-            return BadConfiguration if names & CERTIFICATE_FILES else AccessRefused
+            return BadConfiguration if is_about_a_file(error) else AccessRefused
         case asyncpg.ClientConfigurationError() | ValueError() | OverflowError():
             return BadConfiguration
         case asyncpg.InterfaceError() | asyncpg.InternalClientError():
@@ -239,6 +238,11 @@ def verdict(error: BaseException) -> type[SlipwayError] | None:
         case OSError():
             return AccessRefused if "rejected SSL upgrade" in str(error) else DatabaseUnavailable
     return None
+
+
+def is_about_a_file(error: BaseException) -> bool:
+    """Tell whether a TLS error is about the file of a certificate or of a key."""
+    return getattr(error, "library", None) in CERTIFICATE_FILES or "PEM lib" in str(error)
 
 
 def by_sqlstate(error: asyncpg.PostgresError) -> type[SlipwayError]:
@@ -262,7 +266,8 @@ def root(error: BaseException) -> BaseException:
 
 def hidden_by(error: BaseException) -> BaseException | None:
     """Return what went wrong before asyncpg complained that a broken connection cannot be tidied up."""
-    return error.__context__ if isinstance(error, asyncpg.InterfaceError) else None
+    is_broken = isinstance(error, asyncpg.InterfaceError) and not isinstance(error, asyncpg.ClientConfigurationError)
+    return error.__context__ if is_broken else None
 
 
 def describe(error: BaseException | None) -> str:
@@ -277,6 +282,8 @@ def describe(error: BaseException | None) -> str:
     if isinstance(error, ConnectionError) and error.errno:
         return os.strerror(error.errno)  # asyncio's own text does not say why
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if isinstance(error, ssl.SSLError) and is_about_a_file(error):
+        return f"{text}; look at PGSSLCERT, PGSSLKEY (without a passphrase), PGSSLROOTCERT and PGSSLCRL"
     if "connection_lost()" in text:
         return "the server closed the connection"  # the driver's own words are about itself
     return " ".join(text.split()) or type(error).__name__

@@ -4,19 +4,23 @@ Both forms: https://docs.github.com/en/actions/reference/workflows-and-actions/w
 """
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from .config import Config
+from .message import short
 from .report import Outcome
 
 PLACE = re.compile(r"^(?P<file>[^/:\n]+?\.sql)(?::(?P<line>[0-9]+))?(: | (?=was (edited|applied) ))", re.MULTILINE)
 """How a message names a file, and a line in it, before it says what is wrong there."""
 MOST_ROWS = 200
-"""GitHub cuts a summary off at 1 MiB."""
+MOST_TEXT = 100_000
+"""Characters of the message that are shown below the table; GitHub drops a summary of more than 1 MiB as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,31 +41,36 @@ def report(outcome: Outcome, config: Config) -> None:
     """Write annotations to stderr, which the runner reads too, and the summary; never fails, does nothing elsewhere."""
     if config.github_workspace is None:
         return
-    if outcome.exit_code:
-        folder = in_repository(config.dir, config.github_workspace)
-        for problem in problems(outcome.message):
-            print(annotation(problem, f"pgslipway: {outcome.result}", folder), file=sys.stderr)  # noqa: T201
     if path := config.github_step_summary:
         try:
-            with path.open("a", encoding="utf-8", errors="replace") as file:
+            with open(path, "a", encoding="utf-8", errors="replace", opener=without_waiting) as file:
                 file.write(summary(outcome))
         except OSError as error:
             logging.getLogger(__name__).warning("%s: %s; the summary was not written there", path, error.strerror)
+    if outcome.exit_code:
+        with suppress(OSError):  # stderr may be closed or full, and the folder that we are in gone
+            folder = in_repository(config.dir, config.github_workspace)
+            for problem in problems(outcome.message):
+                print(annotation(problem, f"pgslipway: {outcome.result}", folder), file=sys.stderr)  # noqa: T201
+
+
+def without_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe that nobody reads is an error then, and not waited for."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def in_repository(folder: Path, workspace: Path) -> str:
     """Return `folder` as seen from the checkout; the image's /migrations is taken for migrations/ there."""
-    folder = folder.absolute()
+    folder, workspace = Path(os.path.realpath(folder)), Path(os.path.realpath(workspace))
     return folder.relative_to(workspace if folder.is_relative_to(workspace) else folder.anchor).as_posix()
 
 
 def problems(message: str) -> Iterator[Problem]:
-    """Split a message into what it says of each place; one problem without a place where it names none."""
+    """Split a message into what it says of each place, after what it says before the first, of none."""
     places = list(PLACE.finditer(message))
-    if not places:
-        yield Problem(message)
-        return
-    ends = [place.start() for place in places[1:]] + [len(message)]
+    first, *ends = [*(place.start() for place in places), len(message)]
+    if general := message[:first].rstrip():
+        yield Problem(general)
     for place, end in zip(places, ends, strict=True):
         yield Problem(message[place.end() : end].rstrip(), place["file"], place["line"] or "")
 
@@ -92,7 +101,7 @@ def summary(outcome: Outcome) -> str:
     table = [f"| {code(place)} | {cell(what)} |\n" for place, what in rows[-MOST_ROWS:]]
     heading = f"### pgslipway: {outcome.result}" + (f" (exit code {outcome.exit_code})" if outcome.exit_code else "")
     left_out = f"| … | {len(rows) - MOST_ROWS} more |\n" if len(rows) > MOST_ROWS else ""
-    details = f"\n````\n{outcome.text}\n````\n" if outcome.exit_code else ""
+    details = f"\n````\n{outcome.text[:MOST_TEXT]}\n````\n" if outcome.exit_code else ""
     return f"{heading}\n\n| file | outcome |\n|---|---|\n{left_out}{''.join(table)}{details}\n"
 
 
@@ -103,4 +112,4 @@ def code(text: str) -> str:
 
 def cell(text: str) -> str:
     """Return text as a cell of a table may hold it."""
-    return re.sub(r"([\\|<>*_`\[\]])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\|<>*_`\[\]])", r"\\\1", short(text))

@@ -45,7 +45,8 @@ UNSUPPORTED = {"service", "sslpassword"}
 SYSTEM_ROOTS = ("PGSSLROOTCERT", "system")
 """What stands for the authorities that this system trusts, since libpq 16."""
 NO_BUNDLE = "this system has no bundle of authorities; give the path of one, or SSL_CERT_FILE"
-HOST = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[^:\[\]]*)(:[0-9]+)?")
+HOST = re.compile(r"(\[[0-9a-fA-F:.%]+\]|/.*?|[^:\[\]]*)(:[0-9]+)?")
+"""A socket's folder, too, which may have colons: Cloud SQL's is /cloudsql/project:region:instance."""
 MALFORMED_URL = (
     f"{URL}: expected postgresql://user@host:port/database (the value is not shown: it may hold a password); give a "
     "password with special characters as PGPASSWORD or PGPASSWORD_FILE"
@@ -139,11 +140,10 @@ def file_problems(given: Mapping[str, str]) -> Iterator[str]:
         path = given.get(variable)
         if path is None or (variable, path) == SYSTEM_ROOTS:
             continue
-        shown = "" if PEM in path else f" {path[:200]}:"
         if not is_file(path):
-            yield f"{variable}:{shown} no such file, or none that may be looked at; give the path of one"
+            yield f"{variable}:{shown(path)} no such file, or none that may be looked at; give the path of one"
         elif variable in PEM_FILES and not is_pem(path):
-            yield f"{variable}:{shown} nothing in PEM format in this file, or it may not be read"
+            yield f"{variable}: {path}: nothing in PEM format in this file, or it may not be read"
 
 
 def authority_problems(given: Mapping[str, str]) -> Iterator[str]:
@@ -174,6 +174,11 @@ def password_from(passfile: Path, given: Mapping[str, str]) -> str:
     hosts, ports = host_list(given)
     addresses = zip(hosts or ["localhost"], map(str, ports) if hosts else [given.get("PGPORT", "5432")], strict=True)
     return find_password(passfile.read_text(encoding="utf-8"), addresses, given.get("PGDATABASE", user), user) or ""
+
+
+def shown(path: str) -> str:
+    """Return a path for a message; nothing of what may be the secret itself, where the path of its file should be."""
+    return f" {path}:" if re.fullmatch(r"\.{0,2}/[^:\s]{1,200}", path) else ""
 
 
 def is_file(path: str) -> bool:
@@ -207,7 +212,7 @@ def address_problems(given: Mapping[str, str]) -> Iterator[str]:
 
 def bracketed(host: str) -> str:
     """Return an IPv6 address in the brackets that set it off from a port."""
-    return f"[{host}]" if host.count(":") > 1 and not host.startswith("[") else host
+    return f"[{host}]" if host.count(":") > 1 and not host.startswith(("[", "/")) else host
 
 
 def host_list(given: Mapping[str, str]) -> tuple[list[str], list[int]]:

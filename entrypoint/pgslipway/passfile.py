@@ -14,15 +14,18 @@ ANY = "*"
 def find_password(text: str, addresses: Iterable[tuple[str, str]], database: str, user: str) -> str | None:
     """Return the password of the first line that fits the first of the addresses, else the next; None without one.
 
-    An address is a host and a port; a socket's folder goes by the name of localhost.
+    An address is a host and a port; a socket's folder goes by its path and by the name of localhost.
     """
     lines = [
-        match.groups() for line in text.splitlines() if not line.startswith("#") and (match := LINE.fullmatch(line))
+        match.groups()
+        for line in re.split(r"\r?\n", text)
+        if not line.startswith("#") and (match := LINE.fullmatch(line))
     ]
     for host, port in addresses:
-        wanted = ("localhost" if host.startswith("/") else host, port, database, user)
+        hosts = {host, "localhost"} if host.startswith("/") else {host}
+        wanted = (hosts, {port}, {database}, {user})
         for *fields, password in lines:
-            if all(field == ANY or plain(field) == value for field, value in zip(fields, wanted, strict=True)):
+            if all(field == ANY or plain(field) in values for field, values in zip(fields, wanted, strict=True)):
                 return plain(password)
     return None
 

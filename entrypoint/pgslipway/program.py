@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from . import cli, config, github, report
@@ -56,8 +57,8 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], stop: "Stop") -> i
         )
         report.set_up_logging(settings)
         request = Request(config=settings, options=options, applied=applied)
-        # Not asyncio.run: it waits for the threads of a resolver that does not answer.
-        message = asyncio.new_event_loop().run_until_complete(execute(request, stop))
+        with closing(asyncio.new_event_loop()) as loop:  # asyncio.run waits for a resolver that does not answer
+            message = loop.run_until_complete(execute(request, stop))
         return end(UP_TO_DATE, "up to date", message)
     except SystemExit:  # --help and --version
         return UP_TO_DATE

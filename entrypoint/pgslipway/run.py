@@ -109,7 +109,10 @@ class Run:
             pending = self.compare(await history.read(connection)).pending
             missing = f"{count(len(pending), 'migration')} missing: {names(pending)}" if pending else ""
         except (AccessRefused, asyncpg.InsufficientPrivilegeError) as error:
-            missing = f"{history.name} cannot be read yet: {error.__cause__ or error}"
+            cause = error.__cause__ or error
+            missing = f"{history.name} cannot be read yet: {cause}; it takes SELECT on it and USAGE on its schema"
+        except asyncpg.LockNotAvailableError as error:
+            missing = f"{history.name} cannot be read yet: {error}"
         if missing and missing != self.missing:
             logger.info("waiting for the schema: %s", missing)
         self.missing = missing

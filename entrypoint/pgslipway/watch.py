@@ -11,6 +11,7 @@ from typing import Self
 import asyncpg
 
 from .connect import BROKEN, Connection, describe
+from .errors import SlipwayError
 from .lock import Held
 from .message import UNPRINTABLE
 from .sql import milliseconds
@@ -125,7 +126,7 @@ class Watch:
                 if clock() - started >= FIRST_LOOK:
                     logger.log(level, "%s: %s, %.0f s so far", place, doing, clock() - started)
                     pause = interval
-        except (*BROKEN, ConnectionError) as error:
+        except (*BROKEN, ConnectionError, SlipwayError) as error:
             logger.log(level, "%s: nobody can be asked what it is doing: %s", place, describe(error))
             self.hang_up()
 
