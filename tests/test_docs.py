@@ -114,6 +114,12 @@ for argument; do
 done
 exec "$REAL_DOCKER" "${arguments[@]}"
 """
+KUBECTL = """\
+#!/bin/bash
+# kubectl, which renders by the kustomize of the tests where they have one: Debian 12's kubectl is too old for k8s/.
+if [[ $1 == kustomize && $KUSTOMIZE ]]; then exec "$KUSTOMIZE" build "${@:2}"; fi
+exec "$REAL_KUBECTL" "$@"
+"""
 CLIENTS = ("pg_dump", "pg_restore", "psql")
 CLIENT = """\
 #!/bin/bash
@@ -288,15 +294,18 @@ def site(shop: Database, tmp_path: Path) -> Iterator[Site]:
     folder = tmp_path / "page"
     programs.mkdir()
     (folder / "migrations").mkdir(parents=True)
-    for program, script in {"docker": DOCKER, **dict.fromkeys(CLIENTS, CLIENT)}.items():
+    for program, script in {"docker": DOCKER, "kubectl": KUBECTL, **dict.fromkeys(CLIENTS, CLIENT)}.items():
         (programs / program).write_text(script)
         (programs / program).chmod(0o755)
     (folder / "k8s").symlink_to(ROOT / "k8s")
     name = f"pgslipway-test-{secrets.token_hex(6)}"
+    tools = call("tests/setup/kube-tools.sh")
     own = {
         "PATH": f"{programs}:{os.environ['PATH']}",
         "PGPASSWORD": PASSWORD,
         "REAL_DOCKER": shutil.which("docker") or "",
+        "REAL_KUBECTL": shutil.which("kubectl") or "",
+        "KUSTOMIZE": f"{tools.out.strip()}/kustomize" if tools.code == 0 else "",
         "PAGE_SERVER": docker("ps", "--quiet", "--filter", f"publish={shop.port}"),
         "PAGE_TAG": f"{name}:1",
         "PGSLIPWAY_COMPOSE": os.environ.get("PGSLIPWAY_COMPOSE") or call("tests/setup/compose.sh").out.strip(),

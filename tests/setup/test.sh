@@ -22,6 +22,8 @@ else
     echo 'NO DOCKER ENGINE: the image is not tested, and the servers are embedded ones without TimescaleDB.' >&2
 fi
 
+command -v kubectl > /dev/null || tests/setup/apt-install.sh kubernetes-client \
+    || echo 'No kubectl: some commands of docs/ will not be run.' >&2
 tests/setup/postgres-versions.sh || echo 'No servers of PostgreSQL 14 to 18: their tests will not run.' >&2
 wait "$kube_tools" || echo 'No kustomize and helm: what is in k8s/ will not be tested.' >&2
 make --no-print-directory lint
