@@ -147,9 +147,9 @@ def test_image_needs_not_be_told_of_the_checkout(folder: Folder) -> None:
 
 
 FOLDERS = {
-    "in the checkout": ("/work/app/db/migrations", "/work/app", "db/migrations"),
+    "in the checkout": ("/home/runner/app/db/migrations", "/home/runner/app", "db/migrations"),
     "of the image": ("/migrations", "/", "migrations"),
-    "of the image, beside a checkout": ("/migrations", "/work/app", "migrations"),
+    "of the image, beside a checkout": ("/migrations", "/home/runner/app", "migrations"),
 }
 
 
