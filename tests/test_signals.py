@@ -56,7 +56,10 @@ def is_connected(process: Process, port: int) -> bool:
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     sockets = {f"socket:[{row[9]}]" for row in rows if row[2].endswith(f":{port:04X}")}
     descriptors = Path(f"/proc/{process.pid}/fd")
-    return any(str(entry.readlink()) in sockets for entry in descriptors.iterdir() if entry.is_symlink())
+    try:
+        return any(str(entry.readlink()) in sockets for entry in descriptors.iterdir())
+    except FileNotFoundError:  # closed since it was listed: ask again
+        return False
 
 
 @SIGNALS
