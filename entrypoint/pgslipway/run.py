@@ -126,8 +126,9 @@ class Run:
     def compare(self, history: Sequence[Applied]) -> Plan:
         """Compare and log what is worth a look. Raises HistoryConflict where the run must not go on."""
         plan = make_plan(self.migrations, history)
+        refused = set(plan.refusals(self.policy))
         for warning in plan.warnings():
-            if warning not in {*self.warned, *plan.refusals(self.policy)}:
+            if warning not in refused and warning not in self.warned:
                 logger.warning(warning)
                 self.warned.add(warning)
         plan.refuse(self.policy)
