@@ -96,6 +96,7 @@ class Conversation:
     handshake: int = 0
     after_handshake: int = 0
     queries: list[str] = field(default_factory=list)
+    said_goodbye: bool = False
     _is_ready: bool = False
     _awaits_answer: bool = False
     _awaits_encryption: bool = False
@@ -105,7 +106,8 @@ class Conversation:
     def client_said(self, data: bytes) -> None:
         """Take in what goes to the server; a burst becomes a round trip only once it is answered."""
         for message in self._from_client.feed(data):
-            self._awaits_answer = message.kind != TERMINATE
+            self.said_goodbye = message.kind == TERMINATE
+            self._awaits_answer = not self.said_goodbye
             self._awaits_encryption = message.asks_for_encryption
             if message.kind == STARTUP and not message.asks_for_encryption:
                 self._from_client.kind_length = 1

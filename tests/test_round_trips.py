@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from proxy import RoundTrips
+from servers import eventually
 
 if TYPE_CHECKING:
     from conftest import Finished, Folder, Slipway
@@ -46,7 +47,7 @@ async def test_nothing_to_do_as_a_role_is_one_round_trip_too(
     assert proxy.after_handshake == 1
 
 
-async def test_transactional_file_is_three_round_trips(database: Database, folder: Folder, slipway: Slipway) -> None:
+async def test_transactional_file_is_two_round_trips(database: Database, folder: Folder, slipway: Slipway) -> None:
     counted = []
     for first, last in ((1, 1), (2, 11), (12, 111)):
         folder({f"{number:03}_a.sql": f"CREATE TABLE t{number} ();" for number in range(first, last + 1)})
@@ -54,7 +55,25 @@ async def test_transactional_file_is_three_round_trips(database: Database, folde
         counted.append(proxy.after_handshake)
 
     _, ten_files, hundred_files = counted
-    assert hundred_files - ten_files == 3 * 90
+    assert hundred_files - ten_files == 2 * 90
+
+
+async def test_the_server_is_told_goodbye_and_not_waited_for(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    folder({"001_a.sql": ""})
+    await run_through_proxy(database, folder, slipway)
+
+    async with RoundTrips(database) as proxy:
+        finished = await asyncio.to_thread(
+            slipway, env=database.at(proxy.port).environ | {"PGSSLMODE": "disable"}, migrations=folder({})
+        )
+
+        async def goodbye() -> bool:
+            return [conversation.said_goodbye for conversation in proxy.conversations] == [True]
+
+        await eventually(goodbye, "the client's goodbye")
+    assert finished.code == 0
 
 
 async def test_nothing_is_prepared_where_nothing_is_to_do(database: Database, folder: Folder, slipway: Slipway) -> None:

@@ -1,5 +1,6 @@
 """The process: signals first, then the command, and how it ends as an exit code; nothing else ends the process."""
 
+import gc
 import os
 import signal
 import sys
@@ -56,8 +57,11 @@ signal.signal(signal.SIGTERM, stop)
 
 def main() -> NoReturn:
     """Run the command that the arguments and the environment ask for, and leave with its exit code."""
+    gc.disable()  # what an import makes stays: looking for garbage in it is a tenth of a start
     from .program import run  # most of a start; a signal that comes meanwhile is noted
 
+    gc.freeze()
+    gc.enable()
     leave(run(sys.argv[1:], os.environ, stop))
 
 

@@ -7,6 +7,8 @@ import asyncpg
 
 from .connect import BROKEN, Connection, describe, verdict
 from .errors import BadConfiguration, DatabaseUnavailable
+from .migrate import migrate as migrate_on
+from .migrate import translated
 from .run import Run, until_settled
 
 HAS_OTHER_ROLE = "SELECT 1 WHERE current_user <> session_user"
@@ -31,10 +33,10 @@ async def migrate(pool: "asyncpg.Pool[asyncpg.Record]", run: Run) -> None:
         raise failure(f"the pool gives no connection: {describe(error)}") from error
     connection: Connection = proxy  # type: ignore[assignment]  # it has the same methods
     try:
-        async with run.translated():
+        async with translated(run.history):
             if not await run.first_look(connection):
                 await refuse_other_role(connection)
-                await run.migrate(connection, may_connect=False)
+                await migrate_on(run, connection, may_connect=False)
     except BaseException:
         with suppress(asyncpg.InterfaceError):  # the driver may have given it up before us
             connection.terminate()

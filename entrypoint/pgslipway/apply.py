@@ -5,7 +5,8 @@
 3. The deferred constraints, session state put back, COMMIT. Put back inside the transaction, because behind a
    pooler the server connection belongs to somebody else the moment it commits.
 
-Killed anywhere, a file is applied and recorded, or neither.
+The third message of a file and the first of the next travel together. Killed anywhere, a file is applied and recorded,
+or neither.
 """
 
 import asyncio
@@ -13,20 +14,23 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 import asyncpg
 
 from .check import Contents
 from .config import Config
 from .connect import APPLICATION_NAME, BROKEN, Connection, describe, root
-from .errors import ConnectionLost, HistoryConflict, MigrationFailed
+from .errors import ConnectionLost, HistoryConflict, MigrationFailed, StartOver
 from .history import ROW_REMOVED, TRANSACTION_ENDED, History
 from .lock import IN_TRANSACTION, Held
 from .message import explain
 from .migrations import LARGE, Migration, Source
-from .sql import milliseconds, statements, text_start
+from .quote import milliseconds
+from .sql import statements, text_start
 from .watch import Watch
 
+Answer = TypeVar("Answer")
 logger = logging.getLogger(__name__)
 
 POOLED_STATE = "DEALLOCATE ALL; SELECT pg_catalog.pg_advisory_unlock_all();"
@@ -39,12 +43,10 @@ ORPHAN_CHECK = "2s"
 """How often the server looks whether we are still there while it works (client_connection_check_interval)."""
 LOST = {"57P01", "57P02", "57P03", "25P03", "57P05"}
 """SQLSTATEs with which a server takes the connection away, besides class 08."""
+RECORDED = "INSERT 0 1"
+"""The tag that says that a history row was written."""
 BUSY = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
 """What passes when whoever uses the tables is done."""
-
-
-class StartOver(Exception):
-    """The ground has shifted: connect, lock, read the history and plan anew."""
 
 
 class Busy(Exception):
@@ -79,49 +81,54 @@ class Job:
         return self.migration.filename
 
 
-async def apply(held: Held, job: Job, watch: Watch) -> None:
-    """Apply one transactional file and record it.
+async def apply(held: Held, job: Job, watch: Watch, following: Job | None = None) -> None:
+    """Apply one transactional file and record it; with its last message, begin the one that is `following`.
 
     Raises MigrationFailed, Busy, StartOver, ConnectionLost, AccessRefused, HistoryConflict, DatabaseUnavailable;
     after each of them nothing of the file is left, but after ConnectionLost, where the history tells.
     """
     connection = held.connection
     async with rolled_back_on_failure(connection, job.filename):
-        await record(held, job, watch)
+        await asyncio.sleep(0)  # we may be cancelled since the last file was committed
+        if not connection.is_in_transaction():
+            await record(held, job, watch)
         with notices(connection, job.filename):
             with watch.over(job.filename):
                 await send(connection, job)
-            await commit(held, job)
+            await commit(held, job, begin(held, following, watch) if following else "")
 
 
 async def record(held: Held, job: Job, watch: Watch) -> None:
     """Begin the transaction and write the history row."""
-    config = job.config
-    begin = f"""
-        BEGIN ISOLATION LEVEL READ COMMITTED;
-        {job.history.set_role}
-        {IN_TRANSACTION}
-        SET LOCAL client_connection_check_interval = '{ORPHAN_CHECK}';
-        SET LOCAL standard_conforming_strings = on;
-        {watch.lock_timeout(config.ddl_lock_timeout, "LOCAL")}
-        SET LOCAL statement_timeout = {milliseconds(config.statement_timeout)};
-        {job.history.record(job.migration, job.contents.minimum_version, held.condition)}"""
     try:
         async with lost_while(f"{job.filename} was not applied"):
-            tag = await held.connection.execute(begin)
+            tag = await held.connection.execute(begin(held, job, watch))
     except asyncpg.UniqueViolationError as error:
         raise StartOver(f"{job.filename} was applied by another runner") from error
     except (*BUSY, asyncpg.QueryCanceledError) as error:
         raise Busy("another runner is applying it", recording=True) from error
     except asyncpg.PostgresError as error:
         raise job.history.failure(error, f"{job.filename} could not be recorded") from error
-    if tag == "INSERT 0 0":
+    if tag != RECORDED:
         if await held.is_ours():
             raise HistoryConflict(
                 f"{job.filename} could not be recorded: a trigger or a row-level security policy on "
                 f"{job.history.name} lets no row in; remove it"
             )
         raise StartOver("the migration lock was dropped")
+
+
+def begin(held: Held, job: Job, watch: Watch) -> str:
+    """Return the SQL that begins the transaction of a file and writes its row; RECORDED is its tag if it did."""
+    return f"""
+        BEGIN ISOLATION LEVEL READ COMMITTED;
+        {job.history.set_role}
+        {IN_TRANSACTION}
+        SET LOCAL client_connection_check_interval = '{ORPHAN_CHECK}';
+        SET LOCAL standard_conforming_strings = on;
+        {watch.lock_timeout(job.config.ddl_lock_timeout, "LOCAL")}
+        SET LOCAL statement_timeout = {milliseconds(job.config.statement_timeout)};
+        {job.history.record(job.migration, job.contents.minimum_version, held.condition)}"""
 
 
 async def send(connection: Connection, job: Job) -> None:
@@ -156,8 +163,8 @@ def parts(source: Source, contents: Contents) -> Iterator[tuple[int, str]]:
     yield start, text[start:].decode()
 
 
-async def commit(held: Held, job: Job) -> None:
-    """Fire the deferred constraints, put session state back and commit.
+async def commit(held: Held, job: Job, begin_next: str) -> None:
+    """Fire the deferred constraints, put session state back, commit, and begin the next file where there is one.
 
     Once COMMIT is sent its answer is awaited, also when we are cancelled meanwhile.
     """
@@ -176,11 +183,28 @@ async def commit(held: Held, job: Job) -> None:
     unknown = f"{job.filename} is either applied and recorded or neither; the next run will tell"
     try:
         async with lost_while(unknown):
-            await see_through(held.connection.execute(finish), unknown)
+            await see_through(commit_and_begin(held.connection, job, finish, begin_next), unknown)
     except BUSY as error:
         raise Busy(str(error), recording=False) from error
     except asyncpg.PostgresError as error:
         raise MigrationFailed(commit_failure(error, job)) from error
+
+
+async def commit_and_begin(connection: Connection, job: Job, finish: str, begin_next: str) -> None:
+    """Finish a file and begin the next, if any; where only that fails, it is left to be begun by its own first message.
+
+    Raises what the server said about the file itself, in a transaction: the history tells whose failure it was.
+    """
+    try:
+        if await connection.execute(f"{finish}; {begin_next}") == RECORDED or not begin_next:
+            return
+    except asyncpg.PostgresError as error:
+        if not begin_next or TRANSACTION_ENDED in str(error) or is_lost(error):
+            raise
+        await connection.execute("ROLLBACK AND CHAIN")
+        if await connection.execute(f"{job.history.set_role} {job.history.has(job.migration)}") == "SELECT 0":
+            raise
+    await connection.execute("ROLLBACK")
 
 
 def commit_failure(error: asyncpg.PostgresError, job: Job) -> str:
@@ -195,7 +219,7 @@ def commit_failure(error: asyncpg.PostgresError, job: Job) -> str:
     return explain(server_error(error), job.filename)
 
 
-async def see_through(work: Awaitable[str], unknown: str) -> str:
+async def see_through(work: Awaitable[Answer], unknown: str) -> Answer:
     """Await `work` even if we are cancelled meanwhile, for STOP_TIMEOUT; the cancellation follows afterwards.
 
     Logs `unknown` where the answer does not come in that time.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from . import __version__, errors
+from .commands import Options
 from .config import SETTINGS, redact
 from .errors import BadConfiguration, SlipwayError
 
@@ -31,12 +32,12 @@ class Parser(argparse.ArgumentParser):
         raise BadConfiguration(f"{redact(message)}; see pgslipway --help")
 
 
-def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+def parse(arguments: Sequence[str]) -> tuple[Options, dict[str, str]]:
     """Return the command with its options, and the settings given as flags, by variable name.
 
     Raises BadConfiguration, and SystemExit after printing --help or --version.
     """
-    options, unknown = make_parser().parse_known_intermixed_args(arguments)
+    options, unknown = make_parser().parse_known_intermixed_args(arguments, Options())
     if unknown:  # their values are not shown: --password=… is one of them
         names = ", ".join(argument.partition("=")[0] for argument in unknown if argument.startswith("-"))
         raise BadConfiguration(f"unknown arguments: {names or 'too many'}; see pgslipway --help")
@@ -53,7 +54,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]
     return options, flags
 
 
-def check_resolve(options: argparse.Namespace) -> None:
+def check_resolve(options: Options) -> None:
     """Raise BadConfiguration unless it is said what to resolve, and how."""
     if not re.fullmatch(r"[0-9]{1,19}", options.argument or "") or options.done == options.retry:
         raise BadConfiguration(

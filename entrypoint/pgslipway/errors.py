@@ -122,3 +122,11 @@ class Stopped(SlipwayError):
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {Signals(signum).name}")
         self.exit_code = 128 + signum
+
+
+class StartOver(Exception):
+    """The ground has shifted: connect, lock, read the history and plan anew."""
+
+
+class NewSession(StartOver):
+    """The same file is tried again, on a new session; MIGRATE_DDL_RETRY bounds it."""

@@ -7,14 +7,17 @@ pg_catalog for the same reason.
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import asyncpg
 
 from .connect import HEALING, Connection
 from .errors import AccessRefused, DatabaseUnavailable, HistoryConflict, SlipwayError
 from .migrations import Migration
-from .plan import Applied
-from .sql import milliseconds, quote_array, quote_literal, quote_name
+from .quote import milliseconds, quote_array, quote_literal, quote_name
+
+if TYPE_CHECKING:
+    from .plan import Applied
 
 LARGEST_INT = 2**31 - 1
 COLUMNS = """
@@ -115,7 +118,7 @@ class History:
         except UNREADABLE:
             return False
 
-    async def read(self, connection: Connection) -> list[Applied]:
+    async def read(self, connection: Connection) -> "list[Applied]":
         """Return the rows by version; none where there is no table yet.
 
         Raises HistoryConflict for a table that is not ours, AccessRefused where the role may not read it.
@@ -129,6 +132,8 @@ class History:
             rows = await connection.fetch(query)
         if any(row["version"] is None or row["filename"] is None for row in rows):
             raise HistoryConflict(f"{self.name} has a row without a version or a filename; complete it or delete it")
+        from .plan import Applied
+
         return [Applied(**row) for row in rows]
 
     async def upgrade(self, connection: Connection, largest: int, lock_timeout: float) -> None:
@@ -193,12 +198,16 @@ class History:
                    {quote_literal(migration.checksum)}, {minimum_version or "NULL"}::bigint
              WHERE {condition}"""
 
+    def has(self, migration: Migration) -> str:
+        """Return the query for the row of `migration`, without columns."""
+        return f"SELECT FROM {self.name} WHERE version = {migration.version}"
+
     def verify(self, migration: Migration) -> str:
         """Return SQL that fails unless this transaction wrote the row of `migration`.
 
         It fails with TRANSACTION_ENDED when another one did, with ROW_REMOVED when there is none.
         """
-        row = f"SELECT FROM {self.name} WHERE version = {migration.version}"
+        row = self.has(migration)
         return f"""
             SELECT pg_catalog.set_config(
                 CASE WHEN EXISTS ({row}) THEN {quote_literal(TRANSACTION_ENDED)} ELSE {quote_literal(ROW_REMOVED)} END,

@@ -12,7 +12,7 @@ from typing import TypeAlias
 from .connect import Connection
 from .errors import HistoryConflict
 from .history import UNREADABLE, History
-from .sql import quote_literal, quote_name
+from .quote import quote_literal, quote_name
 
 SUFFIX = "_steps"
 EXISTS = "SELECT 1 WHERE pg_catalog.to_regclass({table}) IS NOT NULL"

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from .passfile import find_password
-
 URL = "DATABASE_URL"
 PG_VARIABLES = (
     "PGHOST",
@@ -170,6 +168,8 @@ def complete(given: Mapping[str, str]) -> dict[str, str]:
 
 def password_from(passfile: Path, given: Mapping[str, str]) -> str:
     """Return the password that `passfile` has for one of the hosts, or an empty one."""
+    from .passfile import find_password
+
     user = given.get("PGUSER") or login_name() or ""
     hosts, ports = host_list(given)
     addresses = zip(hosts or ["localhost"], map(str, ports) if hosts else [given.get("PGPORT", "5432")], strict=True)

@@ -19,9 +19,10 @@ import asyncpg
 from tenacity import AsyncRetrying, RetryError, retry_if_result, stop_after_delay
 
 from .config import Config
-from .connect import ATTEMPT_TIMEOUT, BROKEN, Connection, close, connect, open_another, pause, reconnect
+from .connect import ATTEMPT_TIMEOUT, BROKEN, Connection, close, connect, open_another, reconnect
 from .errors import BadConfiguration, Locked
 from .history import UNREADABLE, History
+from .waiting import pause
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +43,12 @@ ANYTHING = "SELECT"
 NOT_TOLD = (*UNREADABLE, asyncpg.LockNotAvailableError)
 """What asking the history fails with that is not there yet, or that somebody works on."""
 NO_TIMEOUTS = """
-SELECT pg_catalog.set_config(name, '0', {local}) FROM pg_catalog.pg_settings
- WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout', 'statement_timeout');
+SELECT pg_catalog.set_config(name, '0', {local})
+  FROM (VALUES ('idle_in_transaction_session_timeout'), ('transaction_timeout'), ('statement_timeout')) AS t (name)
+ WHERE pg_catalog.current_setting(name, true) IS NOT NULL;
 """
-"""Until the transaction ends, or the session; by a query, since older servers do not know all of them."""
+"""Until the transaction ends, or the session; by a query, since older servers do not know all of them. The view of all
+settings would do as well, but takes ten times as long, and this is sent for each file."""
 IN_TRANSACTION = NO_TIMEOUTS.format(local="true")
 IN_SESSION = NO_TIMEOUTS.format(local="false")
 BEGIN = f"BEGIN ISOLATION LEVEL READ COMMITTED; {IN_TRANSACTION}"

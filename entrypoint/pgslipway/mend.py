@@ -17,7 +17,8 @@ from .connect import Connection
 from .errors import Locked
 from .journal import Entry
 from .message import short
-from .sql import Statement, folded, names, quote_literal, quote_name, statements
+from .quote import quote_literal, quote_name
+from .sql import Statement, folded, names, statements
 
 logger = logging.getLogger(__name__)
 

@@ -6,12 +6,15 @@ import mmap
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 from .errors import BadMigrations
+
+if TYPE_CHECKING:
+    from .plan import Applied
 
 NAME = re.compile(r"(?P<version>[0-9]+)_(?P<description>.+?)(\.up)?\.sql")
 HOW_TO_NAME = "name it <version>_<description>.sql, such as 007_add_orders.sql"
@@ -130,3 +133,19 @@ def duplicates(migrations: list[Migration]) -> Iterator[str]:
     for version, names in filenames.items():
         if len(names) > 1:
             yield f"version {version} is taken by {' and '.join(names)}; give each file a version of its own"
+
+
+def count(number: int, noun: str) -> str:
+    """Return "1 file", "2 files"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def names(items: "Sequence[Migration | Applied]") -> str:
+    """List the filenames of migrations or of rows of the history, the first few of many."""
+    return few([item.filename for item in items])
+
+
+def few(filenames: Sequence[str], most: int = 5) -> str:
+    """List the first few of many filenames."""
+    listed = ", ".join(filenames[:most])
+    return listed if len(filenames) <= most else f"{listed} and {len(filenames) - most} more"

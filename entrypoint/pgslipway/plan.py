@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from .errors import HistoryConflict
-from .migrations import Migration
+from .migrations import Migration, names
 
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
@@ -128,19 +128,3 @@ def edited_text(pair: tuple[Migration, Applied]) -> str:
         f"{migration.filename} was edited after it was applied; put the old text back and make the change in a new "
         "file (MIGRATE_EDITED=warn lets it pass)"
     )
-
-
-def count(number: int, noun: str) -> str:
-    """Return "1 file", "2 files"."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def names(items: Sequence[Migration | Applied]) -> str:
-    """List the filenames, the first few of many."""
-    return few([item.filename for item in items])
-
-
-def few(filenames: Sequence[str], most: int = 5) -> str:
-    """List the first few of many filenames."""
-    listed = ", ".join(filenames[:most])
-    return listed if len(filenames) <= most else f"{listed} and {len(filenames) - most} more"

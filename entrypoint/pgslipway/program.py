@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from . import cli, config, github, report
-from .commands import COMMANDS, Request
+from . import config, report
+from .commands import Options, Request, find
 from .config import Config
 from .errors import INTERNAL_ERROR, UP_TO_DATE, BadConfiguration, SlipwayError, Stopped
 from .report import Outcome
@@ -48,7 +48,7 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], stop: "Stop") -> i
 
     stop.report = lambda: end(*stopped(stop.signum, OVERDUE))
     try:
-        options, flags = cli.parse(arguments)
+        options, flags = parse(arguments)
         settings = config.from_environ(
             environ,
             flags,
@@ -69,6 +69,15 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], stop: "Stop") -> i
     except Exception as error:
         logger.exception("a bug in pgslipway; please report it with this traceback")
         return end(INTERNAL_ERROR, "internal error", f"{type(error).__name__}: {error}")
+
+
+def parse(arguments: Sequence[str]) -> tuple[Options, dict[str, str]]:
+    """Return the options, and the settings given as flags; a container is mostly started without any."""
+    if not arguments:
+        return Options(), {}
+    from . import cli
+
+    return cli.parse(arguments)
 
 
 def stopped(signum: int, how: str = "") -> tuple[int, str, str]:
@@ -96,7 +105,7 @@ async def perform(request: Request) -> str:
         logger.warning(warning)
     if request.config.problems:
         raise BadConfiguration("\n".join(request.config.problems))
-    return await COMMANDS[request.options.command](request)
+    return await find(request.options.command)(request)
 
 
 def finish(outcome: Outcome, settings: Config) -> int:
@@ -107,5 +116,8 @@ def finish(outcome: Outcome, settings: Config) -> int:
     logger.log(level, "%s", outcome.text, extra=fields)
     if outcome.exit_code:
         logger.error("exit %d: %s", outcome.exit_code, outcome.result)
-    github.report(outcome, settings)
+    if settings.github_workspace:
+        from . import github
+
+        github.report(outcome, settings)
     return outcome.exit_code

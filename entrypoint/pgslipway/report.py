@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from . import __version__
 from .config import Config
-from .plan import few
+from .migrations import few
 
 TERMINATION_LOG = Path("/dev/termination-log")
 """Where Kubernetes reads a container's last words; written only if it exists."""

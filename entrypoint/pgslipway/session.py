@@ -14,19 +14,19 @@ from .apply import (
     POOLED_STATE,
     Busy,
     Job,
-    StartOver,
     lost_while,
     notices,
     see_through,
     server_error,
 )
 from .connect import BROKEN, Connection
-from .errors import MigrationFailed
+from .errors import MigrationFailed, StartOver
 from .journal import Entry, Journal
 from .lock import IN_SESSION, IN_TRANSACTION, Held
 from .message import explain
 from .migrations import Source
-from .sql import Statement, milliseconds, quote_name
+from .quote import milliseconds, quote_name
+from .sql import Statement
 from .watch import Watch
 
 logger = logging.getLogger(__name__)

@@ -17,18 +17,19 @@ from itertools import takewhile
 
 import asyncpg
 
-from .apply import BUSY, Busy, Job, StartOver, lost_while, rolled_back_on_failure, see_through
+from .apply import BUSY, Busy, Job, lost_while, rolled_back_on_failure, see_through
 from .check import EXTENSION_UPDATE, NEEDS_ROLE, OUTSIDE, SETTINGS, TEMPORARY
 from .connect import Connection
-from .errors import BadConfiguration, HalfDone, HistoryConflict, MigrationFailed
+from .errors import BadConfiguration, HalfDone, HistoryConflict, MigrationFailed, StartOver
 from .history import ROW_REMOVED
 from .journal import NOT_BEGUN, Entry, Journal, Progress
 from .lock import Held
 from .mend import Rule, hides_invalid, look_before, rule_for, rule_of, settle, undecided
 from .message import excerpt
 from .migrations import Source
+from .quote import milliseconds, quote_literal, quote_name
 from .session import ALL, LOCKS, RESET, Session
-from .sql import Statement, folded, milliseconds, names, quote_literal, quote_name, statements
+from .sql import Statement, folded, names, statements
 from .watch import Watch
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from .connect import BROKEN, Connection, describe
 from .errors import SlipwayError
 from .lock import Held
 from .message import UNPRINTABLE
-from .sql import milliseconds
+from .quote import milliseconds
 
 logger = logging.getLogger(__name__)
 

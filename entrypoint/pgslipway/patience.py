@@ -1,0 +1,60 @@
+"""How long a run keeps trying what finds its tables busy, and what it says when it gives up."""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+
+from .apply import Busy
+from .errors import Locked, SlipwayError, TableBusy
+from .run import Run
+from .waiting import failure_of
+
+logger = logging.getLogger(__name__)
+
+LONGEST_PAUSE = 5.0
+"""Seconds between two tries of a file whose tables are busy: time for the queue behind it to drain."""
+
+
+async def patiently(run: Run, work: Callable[[], Awaitable[None]], name: str) -> None:
+    """Do `work` on what `name` says, again while it is Busy. Raises TableBusy or Locked when patience ends."""
+    attempts = AsyncRetrying(
+        retry=retry_if_exception_type(Busy),
+        wait=wait_random_exponential(multiplier=max(0.1, run.config.ddl_lock_timeout), min=0.1, max=LONGEST_PAUSE),
+        stop=lambda state: is_out_of_patience(run, failure_of(state), name, state.upcoming_sleep),
+        before_sleep=lambda state: logger.warning(
+            "%s: %s; rolled back, trying again in %.1f s",
+            getattr(failure_of(state), "place", "") or name,
+            failure_of(state),
+            state.upcoming_sleep,
+        ),
+        reraise=True,
+    )
+    try:
+        await attempts(work)
+    except Busy as busy:
+        raise out_of_patience(run, busy, name) from busy
+
+
+def is_out_of_patience(run: Run, failure: BaseException | None, name: str, pause: float) -> bool:
+    """Tell whether a try after `pause` seconds would come too late, counted from the first time-out on."""
+    place = failure.place if isinstance(failure, Busy) else ""
+    first = run.busy_since.setdefault((name, place), time.monotonic())
+    waited = time.monotonic() - first + pause
+    if isinstance(failure, Busy) and failure.recording:
+        return 0 < run.config.lock_timeout < waited
+    return waited > run.config.ddl_retry
+
+
+def out_of_patience(run: Run, busy: Busy, name: str) -> SlipwayError:
+    """Return the failure of what found its tables, or its own history row, busy to the end."""
+    if busy.recording:
+        return Locked(f"{name}: {busy} since MIGRATE_LOCK_TIMEOUT={run.config.lock_timeout:g}s")
+    kept, scope = ("what comes before it stays", "SET") if busy.place else ("it was rolled back", "SET LOCAL")
+    return TableBusy(
+        f"{busy.place or name}: {busy} (MIGRATE_DDL_LOCK_TIMEOUT={run.config.ddl_lock_timeout:g}s, tried again "
+        f"for MIGRATE_DDL_RETRY={run.config.ddl_retry:g}s); {kept}. "
+        + ("" if busy.blocker else "Look in pg_stat_activity for what uses its tables. ")
+        + f"A file that may wait longer, for row locks too, can say {scope} lock_timeout"
+    )

@@ -1,0 +1,88 @@
+"""Trying again, by tenacity: the pauses between attempts, and why there is another one; nobody waits without it."""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from math import inf
+from typing import TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from .errors import NotYet
+
+Answer = TypeVar("Answer")
+logger = logging.getLogger(__name__)
+
+LONGEST_PAUSE = 1.0
+"""Seconds between two attempts to reach a server."""
+LONGEST_PAUSE_BETWEEN_LOOKS = 5.0
+"""Seconds between two looks at a schema that is not there yet: each costs the server a connection."""
+REPEAT_INTERVAL = 10.0
+"""Seconds before the same cause is logged again."""
+
+
+async def keep_trying(
+    attempt: Callable[[], Awaitable[Answer]],
+    failed: Exception,
+    *,
+    heals: Callable[[BaseException], bool],
+    limit: float,
+    log: Callable[[RetryCallState], None],
+) -> Answer:
+    """Return what `attempt` gives once it succeeds, for `limit` seconds from now; the first one `failed` already.
+
+    Raises what the last one raised, or the first that does not heal.
+    """
+    first = [failed]
+    try_again, look_again = pause(0.05, LONGEST_PAUSE, limit), pause(0.05, LONGEST_PAUSE_BETWEEN_LOOKS, limit)
+
+    async def attempt_after_first() -> Answer:
+        if first:
+            raise first.pop()
+        return await attempt()
+
+    attempts = AsyncRetrying(
+        retry=retry_if_exception(heals),
+        wait=lambda state: (look_again if isinstance(failure_of(state), NotYet) else try_again)(state),
+        stop=stop_after_delay(limit),
+        before_sleep=log,
+        reraise=True,
+    )
+    return await attempts(attempt_after_first)
+
+
+def log_causes(
+    server: str, describe: Callable[[BaseException | None], str], logged: dict[str, float]
+) -> Callable[[RetryCallState], None]:
+    """Return what logs why there will be another attempt; the same cause again every REPEAT_INTERVAL only.
+
+    `logged` gets when each cause was. Of a schema that is not there yet, who asks for it says what is missing.
+    """
+
+    def log_retry(state: RetryCallState) -> None:
+        cause, now = describe(failure_of(state)), time.monotonic()
+        if isinstance(failure_of(state), NotYet) or now - logged.get(cause, -inf) < REPEAT_INTERVAL:
+            return
+        logged[cause] = now
+        logger.info(
+            "waiting for %s: %s (attempt %d, next in %.1f s)",
+            server, cause, state.attempt_number, state.upcoming_sleep,
+            extra={"cause": cause, "attempt": state.attempt_number},
+        )  # fmt: skip
+
+    return log_retry
+
+
+def failure_of(state: RetryCallState) -> BaseException | None:
+    """Return what the last attempt raised."""
+    return state.outcome.exception() if state.outcome else None
+
+
+def pause(shortest: float, longest: float, limit: float) -> Callable[[RetryCallState], float]:
+    """Return a jittered exponential back-off, in seconds, that ends with one last try when `limit` has passed."""
+    backoff = wait_random_exponential(multiplier=2 * shortest, min=shortest, max=longest)
+
+    def seconds(state: RetryCallState) -> float:
+        return max(0.0, min(backoff(state), limit - (state.seconds_since_start or 0.0)))
+
+    return seconds
