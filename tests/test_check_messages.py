@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -84,7 +83,7 @@ MESSAGES = {
 
 
 def look(text: str, version: int = 3) -> Contents:
-    return check(Migration(version=version, filename="003_c.sql", checksum="", path=Path()), text.encode())
+    return check(Migration(version=version, filename="003_c.sql", checksum="", path=""), text.encode())
 
 
 @pytest.mark.parametrize(("text", "message"), MESSAGES.values(), ids=MESSAGES)

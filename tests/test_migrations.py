@@ -76,7 +76,7 @@ def test_name_gives_the_version(folder: Folder, name: str, version: int) -> None
 
     [migration] = discover(path)
 
-    assert (migration.version, migration.filename, migration.path) == (version, name, path / name)
+    assert (migration.version, migration.filename, migration.path) == (version, name, str(path / name))
 
 
 @pytest.mark.parametrize("name", IGNORED.values(), ids=IGNORED)

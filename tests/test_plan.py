@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
-from pathlib import Path
 from random import Random
 
 import pytest
@@ -24,7 +23,7 @@ def name(version: int) -> str:
 
 
 def file(version: int, checksum: str = "same") -> Migration:
-    return Migration(version=version, filename=name(version), checksum=checksum, path=Path(name(version)))
+    return Migration(version=version, filename=name(version), checksum=checksum, path=name(version))
 
 
 def row(version: int, hour: float | None = None, checksum: str | None = "same", floor: int | None = None) -> Applied:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import postgast
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
@@ -184,7 +182,7 @@ def test_nothing_is_worse_than_an_sql_error(source: bytes) -> None:
 @settings(max_examples=500, **PATIENT)  # type: ignore[arg-type]
 @given(ANYTHING)
 def test_check_finds_problems_in_anything_and_fails_on_nothing(source: bytes) -> None:
-    migration = Migration(version=1, filename="1_a.sql", checksum="", path=Path())
+    migration = Migration(version=1, filename="1_a.sql", checksum="", path="")
 
     contents = check(migration, source)
 

@@ -1,5 +1,6 @@
 """The folder of migrations: which files count, what they are called, and what is wrong with the rest."""
 
+import codecs
 import hashlib
 import io
 import mmap
@@ -8,18 +9,21 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from operator import attrgetter
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 from .errors import BadMigrations
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .plan import Applied
 
 NAME = re.compile(r"(?P<version>[0-9]+)_(?P<description>.+?)(\.up)?\.sql")
 HOW_TO_NAME = "name it <version>_<description>.sql, such as 007_add_orders.sql"
 LARGEST_VERSION = 2**63 - 1
 """The largest BIGINT, the type that the history's version column is widened to."""
+UTF_8 = codecs.getincrementaldecoder("utf-8-sig")
 LARGE = 1 << 20
 """Bytes above which a file is mapped, not read, and sent statement by statement."""
 
@@ -33,7 +37,7 @@ class Migration:
     version: int
     filename: str
     checksum: str
-    path: Path
+    path: str
 
     def read(self) -> Source:
         """Return the file's bytes; a large file is mapped, so that memory stays bounded.
@@ -42,7 +46,7 @@ class Migration:
         minutes, in which a mounted ConfigMap can change.
         """
         try:
-            with self.path.open("rb") as file:
+            with io.FileIO(self.path) as file:
                 is_large = os.fstat(file.fileno()).st_size > LARGE
                 source = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if is_large else file.read()
                 found = checksum(file if is_large else io.BytesIO(source))
@@ -53,21 +57,22 @@ class Migration:
         return source
 
 
-def discover(folder: Path) -> list[Migration]:
+def discover(folder: "Path") -> list[Migration]:
     """Return the migrations in `folder`, by ascending version.
 
     Raises BadMigrations, which names every file that cannot be used, or the folder if it holds no migration:
     skipping a file silently would deploy code without its schema.
     """
     try:
-        names = sorted(path.name for path in folder.iterdir() if is_sql(path.name))
+        with os.scandir(folder) as entries:
+            files = sorted((entry for entry in entries if is_sql(entry.name)), key=attrgetter("name"))
     except OSError as error:
         raise BadMigrations(f"{folder}: {error.strerror}; MIGRATE_DIR must be the folder of migrations") from error
     problems = []
     migrations = []
-    for name in names:
+    for file in files:
         try:
-            migrations.append(load(folder / name))
+            migrations.append(load(file))
         except BadMigrations as problem:
             problems.append(str(problem))
     problems += duplicates(migrations)
@@ -84,39 +89,40 @@ def is_sql(name: str) -> bool:
     return lower.endswith(".sql") and not lower.endswith(".down.sql") and not name.startswith(".")
 
 
-def load(path: Path) -> Migration:
-    """Return the migration in the file at `path`, or raise BadMigrations."""
-    match = NAME.fullmatch(path.name)
-    shown = path.name if path.name.isprintable() else ascii(path.name)
-    if not match or not path.name.isprintable():
+def load(entry: os.DirEntry[str]) -> Migration:
+    """Return the migration in the file at `entry`, or raise BadMigrations."""
+    name = entry.name
+    match = NAME.fullmatch(name)
+    shown = name if name.isprintable() else ascii(name)
+    if not match or not name.isprintable():
         raise BadMigrations(f"{shown}: not a migration's name; {HOW_TO_NAME}")
     version = int(match["version"])
     if version > LARGEST_VERSION:
         raise BadMigrations(f"{shown}: the version is too large; the largest is {LARGEST_VERSION}")
     try:
-        if not path.is_file():
-            raise BadMigrations(f"{shown}: not a file; {path} must be a regular file or a link to one")
-        with path.open("rb") as file:
-            return Migration(version=version, filename=path.name, checksum=checksum(file), path=path)
+        if not entry.is_file():
+            raise BadMigrations(f"{shown}: not a file; {entry.path} must be a regular file or a link to one")
+        with io.FileIO(entry.path) as file:
+            return Migration(version=version, filename=name, checksum=checksum(file), path=entry.path)
     except OSError as error:
         raise BadMigrations(f"{shown}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise BadMigrations(f"{shown}:{undecodable_line(path)}: not UTF-8; save the file as UTF-8") from error
+        raise BadMigrations(f"{shown}:{undecodable_line(entry.path)}: not UTF-8; save the file as UTF-8") from error
 
 
-def checksum(file: BinaryIO) -> str:
+def checksum(file: io.FileIO | BinaryIO) -> str:
     """Return the hexadecimal SHA-256 over the text in `file`, without a BOM and with LF line ends."""
     digest = hashlib.sha256()
-    text = io.TextIOWrapper(file, encoding="utf-8-sig")
-    while chunk := text.read(1 << 16):
-        digest.update(chunk.encode())
-    text.detach()
+    decoder = io.IncrementalNewlineDecoder(UTF_8(), translate=True)
+    while chunk := file.read(1 << 16):
+        digest.update(decoder.decode(chunk).encode())
+    digest.update(decoder.decode(b"", final=True).encode())
     return digest.hexdigest()
 
 
-def undecodable_line(path: Path) -> int:
+def undecodable_line(path: str) -> int:
     """Return the number of the first line that is not UTF-8."""
-    with path.open("rb") as file:
+    with io.FileIO(path) as file:
         for number, line in enumerate(file, 1):
             try:
                 line.decode()
