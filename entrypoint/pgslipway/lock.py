@@ -220,7 +220,7 @@ async def wait(poll: Callable[[], Awaitable[bool | None]], waiting: Waiting, con
     limit = config.lock_timeout or inf
     attempts = AsyncRetrying(
         retry=retry_if_result(lambda result: result is None),
-        wait=pause(0.1, LONGEST_PAUSE, limit),
+        wait=pause(0.1, LONGEST_PAUSE, limit, share=0.2),
         stop=stop_after_delay(limit),
     )
 

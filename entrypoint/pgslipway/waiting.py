@@ -4,9 +4,10 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from math import inf
+from random import uniform
 from typing import TypeVar
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_delay, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_delay
 
 from .errors import NotYet
 
@@ -78,11 +79,15 @@ def failure_of(state: RetryCallState) -> BaseException | None:
     return state.outcome.exception() if state.outcome else None
 
 
-def pause(shortest: float, longest: float, limit: float) -> Callable[[RetryCallState], float]:
-    """Return a jittered exponential back-off, in seconds, that ends with one last try when `limit` has passed."""
-    backoff = wait_random_exponential(multiplier=2 * shortest, min=shortest, max=longest)
+def pause(shortest: float, longest: float, limit: float, share: float = 0.05) -> Callable[[RetryCallState], float]:
+    """Return a jittered back-off, in seconds, that ends with one last try when `limit` has passed.
+
+    Pauses grow with the time waited, as a share of it at most: who has waited for long may be told that much later.
+    """
 
     def seconds(state: RetryCallState) -> float:
-        return max(0.0, min(backoff(state), limit - (state.seconds_since_start or 0.0)))
+        waited = state.seconds_since_start or 0.0
+        grown = min(max(2 * shortest, share * waited), longest)
+        return max(0.0, min(uniform(shortest, grown), limit - waited))  # noqa: S311
 
     return seconds
