@@ -1,12 +1,13 @@
-"""Transactional files: three messages each, with the history row first.
+"""Transactional files: three parts each, with the history row first.
 
 1. BEGIN, the role, the timeouts and the history row. Its primary key makes a second runner wait and then fail.
 2. The file, as it is.
 3. The deferred constraints, session state put back, COMMIT. Put back inside the transaction, because behind a
    pooler the server connection belongs to somebody else the moment it commits.
 
-The third message of a file and the first of the next travel together. Killed anywhere, a file is applied and recorded,
-or neither.
+A part is a message of its own where it has to be told whose a failure is: in the first file of a run, in one that is
+large, and in one that is tried again. In the others one message has them all, which is one round trip instead of three.
+Killed anywhere, a file is applied and recorded, or neither.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ from .errors import ConnectionLost, HistoryConflict, MigrationFailed, StartOver
 from .history import ROW_REMOVED, TRANSACTION_ENDED, History
 from .lock import IN_TRANSACTION, Held
 from .message import explain
-from .migrations import LARGE, Migration, Source
+from .migrations import Migration, Source
 from .quote import milliseconds
 from .sql import statements, text_start
 from .watch import Watch
@@ -45,6 +46,8 @@ LOST = {"57P01", "57P02", "57P03", "25P03", "57P05"}
 """SQLSTATEs with which a server takes the connection away, besides class 08."""
 RECORDED = "INSERT 0 1"
 """The tag that says that a history row was written."""
+STILL_OURS = "SELECT 1"
+"""The tag that says that a file was committed and did not drop the lock."""
 BUSY = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
 """What passes when whoever uses the tables is done."""
 
@@ -80,29 +83,95 @@ class Job:
         """The migration's filename."""
         return self.migration.filename
 
+    @property
+    def unknown(self) -> str:
+        """What is known of the file when the answer to its COMMIT is lost."""
+        return f"{self.filename} is either applied and recorded or neither; the next run will tell"
 
-async def apply(held: Held, job: Job, watch: Watch, following: Job | None = None) -> None:
-    """Apply one transactional file and record it; with its last message, begin the one that is `following`.
+    def failure(
+        self, error: asyncpg.PostgresError, source: Source = b"", start: int = 0, text: str | None = None
+    ) -> str:
+        """Say why a message that was to commit the file failed; about `text`, if given, as `explain` does."""
+        if TRANSACTION_ENDED in str(error):
+            return (
+                f"{self.filename}: {TRANSACTION_ENDED}, so a part of it is committed and it counts as applied: look at "
+                "the schema, mend it by hand, and take BEGIN, COMMIT and ROLLBACK out of the file"
+            )
+        if ROW_REMOVED in str(error):
+            return f"{self.filename}: {ROW_REMOVED}, {self.history.name}; a file must leave the history alone"
+        return explain(server_error(error), self.filename, source, start, text)
 
-    Raises MigrationFailed, Busy, StartOver, ConnectionLost, AccessRefused, HistoryConflict, DatabaseUnavailable;
-    after each of them nothing of the file is left, but after ConnectionLost, where the history tells.
+
+class NothingRan(Exception):
+    """A syntax error, with which Postgres refuses a whole message; it is told better of the file alone."""
+
+
+async def apply(held: Held, job: Job, watch: Watch, *, at_once: bool) -> bool:
+    """Apply one transactional file and record it, in one message if it may go `at_once`.
+
+    Returns whether the lock was still ours in the end, so that the next one may. Raises MigrationFailed, Busy,
+    StartOver, ConnectionLost, AccessRefused, HistoryConflict, DatabaseUnavailable; after each of them nothing of the
+    file is left, but after ConnectionLost, where the history tells.
     """
     connection = held.connection
     async with rolled_back_on_failure(connection, job.filename):
         await asyncio.sleep(0)  # we may be cancelled since the last file was committed
-        if not connection.is_in_transaction():
-            await record(held, job, watch)
+        # Postgres reads a message before it runs any of it, so also before we could set how strings are read.
+        if at_once and connection.get_settings().standard_conforming_strings == "on":
+            with suppress(NothingRan):
+                return await send_at_once(held, job, watch)
+        await record(held, job, watch)
         with notices(connection, job.filename):
             with watch.over(job.filename):
                 await send(connection, job)
-            await commit(held, job, begin(held, following, watch) if following else "")
+            return await commit(held, job)
+
+
+async def send_at_once(held: Held, job: Job, watch: Watch) -> bool:
+    """Apply a file in one message; True if the lock is still ours then. Raises NothingRan, and what `apply` does."""
+    source = job.migration.read()
+    start, text = next(parts(source, job.contents), (0, ""))
+    before = f"-- {job.filename}\n{begin(job, watch, 'true')};\n"
+    message = f"{before}{text}\n;{finish(held, job)}"
+    try:
+        with notices(held.connection, job.filename), watch.over(job.filename):
+            async with lost_while(job.unknown):
+                return await held.connection.execute(message) == STILL_OURS
+    except asyncio.CancelledError:
+        if not await was_committed(held, job):
+            raise
+        cancel_again()
+        return False
+    except BUSY as error:
+        raise Busy(str(error), recording=False) from error
+    except asyncpg.PostgresError as error:
+        if isinstance(error, asyncpg.PostgresSyntaxError) and not held.connection.is_in_transaction():
+            raise NothingRan from error
+        if isinstance(error, asyncpg.UniqueViolationError) and job.history.is_about(error):
+            raise StartOver(f"{job.filename} was applied by another runner") from error
+        is_in_file = len(before) < int(error.position or 0) <= len(before) + len(text)
+        failure = job.failure(error, source, start - len(before.encode()), message if is_in_file else None)
+        raise MigrationFailed(failure) from error
+
+
+async def was_committed(held: Held, job: Job) -> bool:
+    """Tell whether a file was committed whose message was cancelled; log that it was not, or that nobody knows."""
+    try:
+        await held.connection.execute("ROLLBACK", timeout=STOP_TIMEOUT)
+        look = f"{job.history.set_role} {job.history.has(job.migration)}"
+        if await held.connection.execute(look, timeout=STOP_TIMEOUT) != "SELECT 0":
+            return True
+        logger.warning("%s: cancelled and rolled back", job.filename)
+    except BROKEN:
+        logger.warning("the server did not answer in time: %s", job.unknown)
+    return False
 
 
 async def record(held: Held, job: Job, watch: Watch) -> None:
     """Begin the transaction and write the history row."""
     try:
         async with lost_while(f"{job.filename} was not applied"):
-            tag = await held.connection.execute(begin(held, job, watch))
+            tag = await held.connection.execute(begin(job, watch, held.condition))
     except asyncpg.UniqueViolationError as error:
         raise StartOver(f"{job.filename} was applied by another runner") from error
     except (*BUSY, asyncpg.QueryCanceledError) as error:
@@ -118,8 +187,8 @@ async def record(held: Held, job: Job, watch: Watch) -> None:
         raise StartOver("the migration lock was dropped")
 
 
-def begin(held: Held, job: Job, watch: Watch) -> str:
-    """Return the SQL that begins the transaction of a file and writes its row; RECORDED is its tag if it did."""
+def begin(job: Job, watch: Watch, condition: str) -> str:
+    """Return the SQL that begins the transaction of a file and, on a condition, writes its row; its tag is RECORDED."""
     return f"""
         BEGIN ISOLATION LEVEL READ COMMITTED;
         {job.history.set_role}
@@ -128,7 +197,7 @@ def begin(held: Held, job: Job, watch: Watch) -> str:
         SET LOCAL standard_conforming_strings = on;
         {watch.lock_timeout(job.config.ddl_lock_timeout, "LOCAL")}
         SET LOCAL statement_timeout = {milliseconds(job.config.statement_timeout)};
-        {job.history.record(job.migration, job.contents.minimum_version, held.condition)}"""
+        {job.history.record(job.migration, job.contents.minimum_version, condition)}"""
 
 
 async def send(connection: Connection, job: Job) -> None:
@@ -151,7 +220,7 @@ def parts(source: Source, contents: Contents) -> Iterator[tuple[int, str]]:
     """
     if not contents.count:
         return
-    if len(source) > LARGE:
+    if contents.is_large:
         for statement in statements(source):
             if statement not in contents.wrapper:
                 yield statement.start, source[statement.start : statement.end].decode()
@@ -163,12 +232,23 @@ def parts(source: Source, contents: Contents) -> Iterator[tuple[int, str]]:
     yield start, text[start:].decode()
 
 
-async def commit(held: Held, job: Job, begin_next: str) -> None:
-    """Fire the deferred constraints, put session state back, commit, and begin the next file where there is one.
+async def commit(held: Held, job: Job) -> bool:
+    """Fire the deferred constraints, put session state back and commit; True if the lock is still ours then.
 
     Once COMMIT is sent its answer is awaited, also when we are cancelled meanwhile.
     """
-    finish = f"""
+    try:
+        async with lost_while(job.unknown):
+            return await see_through(held.connection.execute(finish(held, job)), job.unknown) == STILL_OURS
+    except BUSY as error:
+        raise Busy(str(error), recording=False) from error
+    except asyncpg.PostgresError as error:
+        raise MigrationFailed(job.failure(error)) from error
+
+
+def finish(held: Held, job: Job) -> str:
+    """Return the SQL that ends the transaction of a file; its tag is STILL_OURS if the lock is."""
+    return f"""
         SET CONSTRAINTS ALL IMMEDIATE;
         RESET SESSION AUTHORIZATION;
         {job.history.set_role}
@@ -179,44 +259,8 @@ async def commit(held: Held, job: Job, begin_next: str) -> None:
         RESET ALL;
         {POOLED_NAME if held.is_pooled else ""}
         DISCARD TEMP;
-        COMMIT"""
-    unknown = f"{job.filename} is either applied and recorded or neither; the next run will tell"
-    try:
-        async with lost_while(unknown):
-            await see_through(commit_and_begin(held.connection, job, finish, begin_next), unknown)
-    except BUSY as error:
-        raise Busy(str(error), recording=False) from error
-    except asyncpg.PostgresError as error:
-        raise MigrationFailed(commit_failure(error, job)) from error
-
-
-async def commit_and_begin(connection: Connection, job: Job, finish: str, begin_next: str) -> None:
-    """Finish a file and begin the next, if any; where only that fails, it is left to be begun by its own first message.
-
-    Raises what the server said about the file itself, in a transaction: the history tells whose failure it was.
-    """
-    try:
-        if await connection.execute(f"{finish}; {begin_next}") == RECORDED or not begin_next:
-            return
-    except asyncpg.PostgresError as error:
-        if not begin_next or TRANSACTION_ENDED in str(error) or is_lost(error):
-            raise
-        await connection.execute("ROLLBACK AND CHAIN")
-        if await connection.execute(f"{job.history.set_role} {job.history.has(job.migration)}") == "SELECT 0":
-            raise
-    await connection.execute("ROLLBACK")
-
-
-def commit_failure(error: asyncpg.PostgresError, job: Job) -> str:
-    """Say why the last message failed; the text that an error's position counts in is ours, not the file's."""
-    if TRANSACTION_ENDED in str(error):
-        return (
-            f"{job.filename}: {TRANSACTION_ENDED}, so a part of it is committed and it counts as applied: look at the "
-            "schema, mend it by hand, and take BEGIN, COMMIT and ROLLBACK out of the file"
-        )
-    if ROW_REMOVED in str(error):
-        return f"{job.filename}: {ROW_REMOVED}, {job.history.name}; a file must leave the history alone"
-    return explain(server_error(error), job.filename)
+        COMMIT;
+        SELECT 1 WHERE {held.condition}"""
 
 
 async def see_through(work: Awaitable[Answer], unknown: str) -> Answer:
@@ -233,10 +277,15 @@ async def see_through(work: Awaitable[Answer], unknown: str) -> Answer:
             logger.warning("the server did not answer in time: %s", unknown)
         if not task.done() or task.exception():
             raise
-        if current := asyncio.current_task():
-            current.uncancel()
-            current.cancel()
+        cancel_again()
         return task.result()
+
+
+def cancel_again() -> None:
+    """Have the cancellation that was caught come again, at the next await."""
+    if current := asyncio.current_task():
+        current.uncancel()
+        current.cancel()
 
 
 @asynccontextmanager
@@ -245,7 +294,7 @@ async def rolled_back_on_failure(connection: Connection, filename: str) -> Async
     try:
         yield
     except BaseException as error:
-        in_transaction = connection.is_in_transaction()
+        in_transaction = not connection.is_closed() and connection.is_in_transaction()
         with suppress(*BROKEN):
             await connection.execute("ROLLBACK", timeout=STOP_TIMEOUT)
             if in_transaction and isinstance(error, MigrationFailed):

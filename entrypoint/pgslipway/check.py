@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 
 from .message import NO_TRANSACTION, excerpt
-from .migrations import Migration, Source
+from .migrations import LARGE, Migration, Source
 from .sql import SqlError, Statement, folded, leading_comments, statements
 
 CONTROL = re.compile(
@@ -69,6 +69,8 @@ class Contents:
     wrapper: tuple[Statement, ...] = ()
     """The BEGIN and COMMIT around the whole file; they are not sent, since every file is a transaction."""
     count: int = 0
+    is_large: bool = False
+    """It is sent statement by statement."""
     session_state: list[str] = field(default_factory=list)
     """Problems of a file without a transaction where a pooler gives it no session of its own."""
     outside: list[str] = field(default_factory=list)
@@ -84,7 +86,7 @@ class Contents:
 
 def check(migration: Migration, source: Source) -> Contents:
     """Look at the text of `migration` and return what it wants and what is wrong with it."""
-    contents = Contents()
+    contents = Contents(is_large=len(source) > LARGE)
     try:
         refuse_nul(source)
         examine(migration, source, contents)

@@ -190,6 +190,10 @@ class History:
             kind = AccessRefused
         return kind(f"{doing}: {error} (SQLSTATE {state}); this is about the history table {self.name}")
 
+    def is_about(self, error: asyncpg.PostgresError) -> bool:
+        """Tell whether a constraint that was violated is one of the table's."""
+        return (error.schema_name, error.table_name) == (self.schema, self.table)
+
     def record(self, migration: Migration, minimum_version: int | None, condition: str) -> str:
         """Return the SQL that records `migration` as applied if `condition` holds; its tag counts the row."""
         return f"""

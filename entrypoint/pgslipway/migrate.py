@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from itertools import zip_longest
 
 import asyncpg
 
@@ -79,8 +78,9 @@ async def migrate_under_lock(run: Run, connection: Connection, *, may_connect: b
             refuse_what_needs_a_session(jobs)
         if jobs:
             await patiently(run, partial(upgrade, run, held, jobs[-1].migration.version), history.name)
-        for job, following in zip_longest(jobs, jobs[1:]):
-            await apply_file(run, held, job, following)
+        is_ours = False  # until a file's end has told
+        for job in jobs:
+            is_ours = await apply_file(run, held, job, at_once=is_ours)
 
 
 async def preflight(
@@ -147,15 +147,19 @@ async def upgrade(run: Run, held: Held, largest: int) -> None:
         raise StartOver(f"somebody else made the schema or the table of the history: {error}") from error
 
 
-async def apply_file(run: Run, held: Held, job: Job, following: Job | None) -> None:
-    """Apply one file, again while its tables are busy. Raises TableBusy or Locked when patience ends."""
+async def apply_file(run: Run, held: Held, job: Job, *, at_once: bool) -> bool:
+    """Apply one file, again while its tables are busy. Raises TableBusy or Locked when patience ends.
+
+    Takes whether it may go in one message, and returns whether the next one may.
+    """
     started = time.monotonic()
     is_last_try = (job.filename, "") in run.busy_since or not run.config.ddl_retry
     async with Watch(held, soon(run) if is_last_try else FIRST_LOOK) as watch:
-        await patiently(run, partial(attempt, run, held, watch, job, following), job.filename)
+        is_ours = await patiently(run, partial(attempt, run, held, watch, job, at_once=at_once), job.filename)
     seconds = time.monotonic() - started
     run.applied.append(job.filename)
     logger.info("applied %s in %.0f ms", job.filename, seconds * 1000, extra={"file": job.filename, "seconds": seconds})
+    return is_ours
 
 
 def soon(run: Run) -> float:
@@ -163,24 +167,20 @@ def soon(run: Run) -> float:
     return min(SOON, run.config.ddl_lock_timeout / 4 or SOON)
 
 
-async def attempt(run: Run, held: Held, watch: Watch, job: Job, following: Job | None) -> None:
-    """Apply one file, once; creating an extension is tried again on a new connection only."""
+async def attempt(run: Run, held: Held, watch: Watch, job: Job, *, at_once: bool) -> bool:
+    """Apply one file, once; creating an extension is tried again on a new connection only.
+
+    What was busy before does not go at once: it has to be told whether its tables are, or its row in the history.
+    """
     try:
         if job.contents.transactional:
-            await apply(held, job, watch, following if following and may_be_begun_early(following, watch) else None)
-        else:
-            await steps.run(held, job, watch)
+            is_first_try = (job.filename, "") not in run.busy_since
+            at_once = at_once and is_first_try and run.config.ddl_retry > 0 and not job.contents.is_large
+            return await apply(held, job, watch, at_once=at_once)
+        await steps.run(held, job, watch)
     except Busy as busy:
         busy.blocker, watch.first_look = watch.blocker, soon(run)
         if job.contents.extensions and not is_out_of_patience(run, busy, job.filename, 0.0):
             raise NewSession(f"{job.filename}: {busy}") from busy
         raise
-
-
-def may_be_begun_early(job: Job, watch: Watch) -> bool:
-    """Tell whether the last message of the file before may begin this one.
-
-    Not with the time-out that autovacuum in the way of that file took, nor with a name whose bytes could be taken for
-    others: the message is read under the settings that the file before left.
-    """
-    return job.contents.transactional and job.filename.isascii() and not watch.is_autovacuum
+    return False

@@ -3,22 +3,28 @@
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from .apply import Busy
 from .errors import Locked, SlipwayError, TableBusy
 from .run import Run
-from .waiting import failure_of
+from .waiting import after, failure_of
 
+Answer = TypeVar("Answer")
 logger = logging.getLogger(__name__)
 
 LONGEST_PAUSE = 5.0
 """Seconds between two tries of a file whose tables are busy: time for the queue behind it to drain."""
 
 
-async def patiently(run: Run, work: Callable[[], Awaitable[None]], name: str) -> None:
+async def patiently(run: Run, work: Callable[[], Awaitable[Answer]], name: str) -> Answer:
     """Do `work` on what `name` says, again while it is Busy. Raises TableBusy or Locked when patience ends."""
+    try:
+        return await work()
+    except Busy as busy:
+        first = busy
     attempts = AsyncRetrying(
         retry=retry_if_exception_type(Busy),
         wait=wait_random_exponential(multiplier=max(0.1, run.config.ddl_lock_timeout), min=0.1, max=LONGEST_PAUSE),
@@ -32,7 +38,7 @@ async def patiently(run: Run, work: Callable[[], Awaitable[None]], name: str) ->
         reraise=True,
     )
     try:
-        await attempts(work)
+        return await attempts(after(first, work))
     except Busy as busy:
         raise out_of_patience(run, busy, name) from busy
 

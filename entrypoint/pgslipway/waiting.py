@@ -34,13 +34,7 @@ async def keep_trying(
 
     Raises what the last one raised, or the first that does not heal.
     """
-    first = [failed]
     try_again, look_again = pause(0.05, LONGEST_PAUSE, limit), pause(0.05, LONGEST_PAUSE_BETWEEN_LOOKS, limit)
-
-    async def attempt_after_first() -> Answer:
-        if first:
-            raise first.pop()
-        return await attempt()
 
     attempts = AsyncRetrying(
         retry=retry_if_exception(heals),
@@ -49,7 +43,19 @@ async def keep_trying(
         before_sleep=log,
         reraise=True,
     )
-    return await attempts(attempt_after_first)
+    return await attempts(after(failed, attempt))
+
+
+def after(failure: Exception, attempt: Callable[[], Awaitable[Answer]]) -> Callable[[], Awaitable[Answer]]:
+    """Return an attempt that fails once as the one did that was made before there was any need of retrying."""
+    failures = [failure]
+
+    async def attempt_after_failure() -> Answer:
+        if failures:
+            raise failures.pop()
+        return await attempt()
+
+    return attempt_after_failure
 
 
 def log_causes(
