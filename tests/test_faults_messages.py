@@ -505,7 +505,8 @@ async def test_comparison_finds(change: str, line: str, ground: Ground) -> None:
 async def test_effect_that_a_fault_doubles_is_found(ground: Ground, folder: Folder) -> None:
     """What no transaction takes back: nextval in a file that is cut off before its COMMIT and run again."""
     folder.path.rename(folder.path.with_name("unused"))
-    folder({"001_ids.sql": "CREATE SEQUENCE ids;", "002_next.sql": "SELECT nextval('ids'); SELECT 'here';"})
+    dropped = "CREATE SEQUENCE ids; SELECT pg_advisory_unlock_all();"  # so the next file is the first of a run anew
+    folder({"001_ids.sql": dropped, "002_next.sql": "SELECT nextval('ids'); SELECT 'here';"})
     ground.rows = {"ids": "SELECT last_value FROM ids"}
     async with ground.run_undisturbed():
         sent = next(passage.number for passage in ground.passages if b"'here'" in passage.message.body)
