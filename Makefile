@@ -1,4 +1,4 @@
-.PHONY: demo test test-faults lint image clean
+.PHONY: demo test test-faults bench lint image clean
 version := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' entrypoint/pgslipway/__init__.py)
 
 demo:  ## show the main job, in containers if there is a Docker engine
@@ -10,6 +10,10 @@ test: .venv/ready  ## check everything; as root on Debian or Ubuntu it installs 
 
 test-faults: .venv/ready  ## the slow part: every fault, systematically; a part of `make test` where CI is set
 	.venv/bin/pytest -m faults
+
+bench: export MAY_INSTALL := 1
+bench: .venv/ready  ## measure it beside its peers, which takes about an hour, and write docs/benchmarks.md
+	bench/bench.sh
 
 lint: .venv/ready
 	.venv/bin/ruff check .

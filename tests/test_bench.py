@@ -1,0 +1,355 @@
+"""The benchmark itself: its proxy, the files that it writes for each tool, how often it runs them, what it reports."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from bench import interpreted, native, tables
+from bench.far import far
+from bench.goals import Goal, ahead, goals, within
+from bench.measure import Samples, differences, due
+from bench.ours import PGSLIPWAY, WORK
+from bench.peer import INSTALLED, Migration, Peer
+from bench.report import PAGE, fill, page
+from bench.results import Results, fastest_peer
+from bench.run import reason
+from bench.sets import small
+from bench.turns import turns
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from servers import Database
+
+PEERS = [PGSLIPWAY, *native.PEERS, *interpreted.PEERS]
+EMPTY = Migration(11, "nothing", "")
+
+
+# --- the proxy --------------------------------------------------------------------------------------------------
+
+
+async def seconds_of_queries(database: Database, port: int, number: int) -> float:
+    """Connect to this port and ask so many questions; the seconds that the questions took."""
+    near = replace(database, server=replace(database.server, port=port))
+    async with near.connection() as connection:
+        began = time.monotonic()
+        for _ in range(number):
+            await connection.execute("SELECT 1")
+        return time.monotonic() - began
+
+
+async def test_proxy_adds_its_time_to_each_round_trip(database: Database) -> None:
+    with far(database.port, 20) as line:
+        assert await seconds_of_queries(database, line.port, 5) >= 5 * 0.020
+
+
+async def test_proxy_counts_connections_and_round_trips_since_the_last_time(database: Database) -> None:
+    with far(database.port, 1) as line:
+        await seconds_of_queries(database, line.port, 1)
+        _, of_one = line.counted()
+        await seconds_of_queries(database, line.port, 6)
+        connections, of_six = line.counted()
+
+        assert connections == 1
+        assert of_six - of_one == 5
+        assert line.counted() == (0, 0)
+
+
+async def test_proxy_counts_a_connection_for_each_client(database: Database) -> None:
+    with far(database.port, 1) as line:
+        for _ in range(3):
+            await seconds_of_queries(database, line.port, 1)
+
+        assert line.counted()[0] == 3
+
+
+# --- the files --------------------------------------------------------------------------------------------------
+
+
+def written(peer: Peer, folder: Path, number: int) -> list[str]:
+    """Write so many migrations; the names of the files that hold one, in the order of names."""
+    migrations = small(number)
+    peer.write(folder, migrations)
+    holds = re.compile(r"CREATE TABLE table_(\d+) ")
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    versions = {path.name: holds.findall(path.read_text()) for path in paths}
+    return [name for name, found in versions.items() if len(found) == 1]
+
+
+@pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
+def test_every_tool_gets_a_file_for_each_migration_in_order(peer: Peer, tmp_path: Path) -> None:
+    names = written(peer, tmp_path, 12)
+
+    numbers = [int(re.sub(r"\D+", "", name)) for name in names]
+    assert sorted(numbers) == list(range(1, 13))
+    assert numbers == list(range(1, 13)) or peer.name in {"flyway", "refinery"}, "these two sort by number"
+
+
+@pytest.mark.parametrize(
+    ("peer", "shape"),
+    [
+        (native.GOOSE, "-- +goose Up\n{sql}"),
+        (native.DBMATE, "-- migrate:up\n{sql}\n-- migrate:down\n"),
+        (native.SQITCH, "BEGIN;\n\n{sql};\nCOMMIT;\n"),
+        (interpreted.POGO, "-- small\n-- depends:\n\n-- migrate: apply\n\n{sql}\n\n-- migrate: rollback\n"),
+        (interpreted.NODE_PG_MIGRATE, "-- Up Migration\n{sql}\n"),
+        (
+            interpreted.LIQUIBASE,
+            "--liquibase formatted sql\n--changeset bench:1 splitStatements:false\n{sql}\n",
+        ),
+    ],
+    ids=lambda value: value.name if isinstance(value, Peer) else "",
+)
+def test_a_file_has_its_tools_own_format(peer: Peer, shape: str, tmp_path: Path) -> None:
+    (migration,) = small(1)
+    peer.write(tmp_path, [migration])
+
+    (path,) = (path for path in tmp_path.rglob("*.sql") if migration.sql in path.read_text())
+    assert path.read_text() == shape.format(sql=migration.sql)
+
+
+def test_pogo_names_the_file_before(tmp_path: Path) -> None:
+    interpreted.POGO.write(tmp_path, small(2))
+
+    assert "\n-- depends: 00001_small\n" in (tmp_path / "00002_small.sql").read_text()
+
+
+@pytest.mark.parametrize("peer", [native.TERN, interpreted.LIQUIBASE], ids=lambda peer: peer.name)
+def test_who_refuses_an_empty_file_gets_a_statement(peer: Peer, tmp_path: Path) -> None:
+    peer.write(tmp_path, [EMPTY])
+
+    (path,) = tmp_path.glob("*.sql")
+    assert path.read_text().strip().endswith("SELECT 1;")
+
+
+def test_sqitch_ends_a_statement_before_it_commits(tmp_path: Path) -> None:
+    native.SQITCH.write(tmp_path, [Migration(1, "unended", "SELECT 1 -- no semicolon")])
+
+    (path,) = (tmp_path / "deploy").iterdir()
+    assert path.read_text() == "BEGIN;\n\nSELECT 1 -- no semicolon\n;\nCOMMIT;\n"
+
+
+# --- how often, and what went wrong -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "ours", "once", "expected"),
+    [
+        (0.2, False, False, 10),
+        (1.3, False, False, 10),
+        (1.4, False, False, 3),
+        (4.9, False, False, 3),
+        (5.0, False, False, 1),
+        (9.9, True, False, 10),
+        (10.0, True, False, 3),
+        (0.2, False, True, 1),
+        (0.2, True, True, 3),
+    ],
+    ids=["quick", "near", "behind", "far", "slow", "ours", "ours_long", "once", "ours_once"],
+)
+def test_turns_are_fewer_for_who_is_slow(seconds: float, ours: bool, once: bool, expected: int) -> None:
+    assert turns(seconds, fastest=1.0, runs=10, ours=ours, once=once) == expected
+
+
+def test_turns_are_never_more_than_asked_for() -> None:
+    assert turns(4.0, fastest=1.0, runs=2, ours=False) == 2
+
+
+def test_who_failed_or_has_its_runs_is_not_due() -> None:
+    peers = [PGSLIPWAY, native.GOOSE, native.TERN, native.DBMATE, native.PSQL_ONE_SESSION]
+    samples = {
+        "pgslipway": Samples([2.0, 2.0, 2.0]),
+        "goose": Samples([1.0, 1.0, 1.0]),
+        "tern": Samples([4.0, 4.0, 4.0]),
+        "dbmate": Samples([], problem="exit 1"),
+        "psql-one-session": Samples([0.5]),
+    }
+
+    assert [peer.name for peer in due(peers, samples, 10)] == ["pgslipway", "goose", "psql-one-session"]
+    assert due(peers, samples, 1) == []
+
+
+def test_a_schema_is_compared_in_both_directions() -> None:
+    assert differences({("a",), ("b",)}, {("a",), ("b",)}) == ""
+    assert differences({("a",), ("b",)}, {("a",), ("c",)}) == "columns and indexes: 1 missing, 1 nobody else's"
+
+
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [
+        ("#####\n## banner ##\nStarting at 06:34\nUnexpected error running it:\n  no sql\n",
+         "Unexpected error running it: no sql"),
+        ("+ 1_add_error_column .. ok\npsql: ERROR:  syntax error\nDeploy failed\n",
+         "psql: ERROR:  syntax error Deploy failed"),
+        ("one\ntwo\n\nthree\nfour\n", "two three four"),
+        ("", ""),
+    ],
+    ids=["banner", "name_with_error", "no_error", "silent"],
+)  # fmt: skip
+def test_reason_starts_where_a_tool_tells_of_an_error(log: str, expected: str) -> None:
+    assert reason(log) == expected
+
+
+def test_reason_has_no_folder_of_this_machine() -> None:
+    log = f"error at {INSTALLED}/goose/bin/goose: {WORK}/goose/1/1_small.sql\n"
+
+    assert reason(log) == "error at goose/bin/goose: goose/1/1_small.sql"
+
+
+def test_reason_is_short() -> None:
+    assert len(reason("error: " + "x" * 1000)) == 160
+
+
+# --- the report -------------------------------------------------------------------------------------------------
+
+
+def cell(work: str, files: int | str, milliseconds: int, tools: dict[str, list[float]]) -> dict[str, Any]:
+    """A cell as results.json has it."""
+    samples = {
+        name: {
+            "seconds": seconds,
+            "round_trips": 7 if milliseconds else None,
+            "problem": "" if seconds else "exit 1: `no`",
+        }
+        for name, seconds in tools.items()
+    }
+    return {"work": work, "files": files, "milliseconds": milliseconds, "tools": samples}
+
+
+@pytest.fixture
+def results() -> Results:
+    """A run of four tools that somebody made up."""
+    names = ("pgslipway", "dbmate", "tern", "psql-per-file")
+    fact = {"version": "1.0", "lock": "none", "transaction": "file", "waits": "by itself", "note": ""}
+    return Results({
+        "date": "2026-01-01",
+        "machine": {"cpu": "some", "cores": 2, "memory_gib": 4, "system": "Debian"},
+        "postgres": "17.0",
+        "commit_ms": 0.5,
+        "tools": dict.fromkeys(names, fact),
+        "missing": {"flyway": "no java"},
+        "cells": [
+            cell("nothing", 1, 0, {"pgslipway": [0.09, 0.06, 0.07], "dbmate": [0.02] * 10, "tern": []}),
+            cell("nothing", 1, 5, {"pgslipway": [0.10], "dbmate": [0.14], "tern": []}),
+            cell("apply", 1000, 0, {
+                "pgslipway": [2.0], "dbmate": [1.0], "tern": [4.0], "psql-per-file": [0.5],
+            }),
+            cell("apply", 10_000, 0, {"pgslipway": [19.0]}),
+        ],
+        "image_bytes": {"pgslipway": 12_000_000, "dbmate": 16_000_000, "psql-per-file": 1_000_000},
+        "kibibytes": {"pgslipway": {"apply": 41 * 1024, "nothing": 30 * 1024}},
+        "readiness": {"pgslipway": {"seconds": [0.1, 0.3, 0.1]}, "dbmate": {"seconds": [0.6]}},
+    })  # fmt: skip
+
+
+def test_fastest_peer_is_neither_ours_nor_the_floor(results: Results) -> None:
+    assert fastest_peer(results.medians("apply", 1000)) == "dbmate"
+    assert fastest_peer({}) == ""
+
+
+def test_table_shows_medians_spread_ratios_and_why_one_failed(results: Results) -> None:
+    assert (
+        tables.work(results, "nothing", 1)
+        == """\
+| tool | +0 ms | of ours | of the fastest | +1 ms | +5 ms | +20 ms | round trips |
+|---|---:|---:|---:|---:|---:|---:|---:|
+| **pgslipway** | 70 ms (60 ms to 90 ms), 3 runs | 1.00 | 3.50 | - | 100 ms, 1 run | - | - |
+| dbmate | 20 ms (20 ms to 20 ms) | 0.29 | 1.00 | - | 140 ms, 1 run | - | - |
+| tern | fails | - | - | - | fails | - | - |
+
+- tern fails at +0, +5 ms: `exit 1: 'no'`"""
+    )
+
+
+def test_floor_is_shown_as_multiples(results: Results) -> None:
+    rows = tables.floors(results).splitlines()
+
+    assert rows[2].startswith("| **pgslipway** | 4.00 |")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0.0123, "12 ms"), (1.234, "1.23 s"), (12.34, "12.3 s"), (123.4, "123 s")],
+    ids=["ms", "s", "tens", "hundreds"],
+)
+def test_duration_has_three_digits(seconds: float, expected: str) -> None:
+    assert tables.duration(seconds) == expected
+
+
+def test_goals_say_by_how_much(results: Results) -> None:
+    verdicts = {goal.name: goal.verdict for goal in goals(results)}
+
+    assert verdicts == {
+        "nothing to do, 1 applied: at most 3.1 x dbmate": "missed by 12%",
+        "nothing to do, 1,000 applied: at most 3.1 x dbmate": "not measured",
+        "nothing to do in a container: at most 1.1 x the fastest peer": "not measured",
+        "nothing to do, 1 applied, +5 ms: ahead of every peer": "met by 29%",
+        "nothing to do, 1,000 applied, +5 ms: ahead of every peer": "not measured",
+        "nothing to do, 1 applied, +20 ms: ahead of every peer": "not measured",
+        "nothing to do, 1,000 applied, +20 ms: ahead of every peer": "not measured",
+        "1,000 files, +0 ms: ahead of every peer": "missed by 100%",
+        "1,000 files, +0 ms: within 1.3 x psql-per-file": "missed by 208%",
+        "1,000 files, +0 ms: within 1.3 x psql-one-session": "not measured",
+        **{
+            f"1,000 files, +{distance} ms: {rest}": "not measured"
+            for distance in (1, 5, 20)
+            for rest in ("ahead of every peer", "within 1.3 x psql-per-file", "within 1.3 x psql-one-session")
+        },
+        "readiness: under 150 ms": "met by 33%",
+        "readiness: ahead of every peer": "met by 83%",
+        "image, compressed: the smallest": "met by 25%",
+        "peak memory: under 40 MiB": "missed by 2%",
+        "nothing to do: 10,000 applied against 1, under 3 x": "not measured",
+        "applying, time per file: 10,000 against 1,000, no more": "met by 5%",
+    }
+
+
+def test_a_tie_is_within_but_not_ahead() -> None:
+    values = {"pgslipway": 2.0, "tern": 2.0}
+
+    assert within("at most as long", values, "tern", 1.0).is_met
+    assert not ahead("faster", values).is_met
+    assert Goal("nothing", None, 1.0).verdict == "not measured"
+
+
+def test_page_has_what_was_measured_and_what_could_not_be_had(results: Results) -> None:
+    parts = page(results)
+
+    assert "- flyway: `no java`" in parts["tools"]
+    assert (
+        "| nothing to do, 1 applied: at most 3.1 x dbmate | 70 ms | 62 ms (3.12 x dbmate) | missed by 12% |"
+        in (parts["goals"])
+    )
+
+
+def test_fill_replaces_what_is_between_the_markers_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text("a\n<!-- bench: one -->\nold\n<!-- end -->\nb\n<!-- bench: two -->\n<!-- end -->\nc\n")
+
+    for _ in range(2):
+        fill(path, {"one": "new", "two": "other"})
+
+    assert path.read_text() == (
+        "a\n<!-- bench: one -->\n\nnew\n\n<!-- end -->\nb\n<!-- bench: two -->\n\nother\n\n<!-- end -->\nc\n"
+    )
+
+
+def test_fill_refuses_a_page_without_the_markers(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text("<!-- bench: one -->\n")
+
+    with pytest.raises(SystemExit, match=r"page\.md: no markers for one"):
+        fill(path, {"one": "new"})
+
+
+def test_committed_page_has_a_place_for_each_part(results: Results, tmp_path: Path) -> None:
+    copy = tmp_path / "benchmarks.md"
+    copy.write_text(PAGE.read_text())
+    fill(copy, page(results))
+
+    assert "| 70 ms (60 ms to 90 ms), 3 runs |" in copy.read_text()
