@@ -83,6 +83,7 @@ NOT_RUN = (
     ("", r"kubectl (delete|describe|logs|rollout|wait) ", CLUSTER),
     ("", r"helm ", "it needs a cluster; the chart has tests of its own"),
     ("", r"pip-compile ", "it asks the package index, whose answers change"),
+    ("docs/benchmarks.md", r"make bench", "it takes most of an hour; test_bench.py has its parts"),
     ("docs/operating.md", r"docker compose logs ", "docs/compose.md runs it, where there is a project"),
     ("docs/operating.md", r"docker compose run ", "test_exit_codes.py runs it, where a statement is in flight"),
     ("docs/ci.md", "", CI),
