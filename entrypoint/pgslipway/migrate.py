@@ -153,13 +153,20 @@ async def apply_file(run: Run, held: Held, job: Job, *, at_once: bool) -> bool:
     Takes whether it may go in one message, and returns whether the next one may.
     """
     started = time.monotonic()
-    is_last_try = (job.filename, "") in run.busy_since or not run.config.ddl_retry
-    async with Watch(held, soon(run) if is_last_try else FIRST_LOOK) as watch:
+    async with Watch(held, soon(run) if is_told_apart(run, job) else FIRST_LOOK) as watch:
         is_ours = await patiently(run, partial(attempt, run, held, watch, job, at_once=at_once), job.filename)
     seconds = time.monotonic() - started
     run.applied.append(job.filename)
     logger.info("applied %s in %.0f ms", job.filename, seconds * 1000, extra={"file": job.filename, "seconds": seconds})
     return is_ours
+
+
+def is_told_apart(run: Run, job: Job) -> bool:
+    """Tell whether the next try of a file has to tell whether its tables are busy or its row in the history, and why.
+
+    What was busy before may give up now, and so may anything where nothing is tried again.
+    """
+    return (job.filename, "") in run.busy_since or not run.config.ddl_retry
 
 
 def soon(run: Run) -> float:
@@ -168,14 +175,10 @@ def soon(run: Run) -> float:
 
 
 async def attempt(run: Run, held: Held, watch: Watch, job: Job, *, at_once: bool) -> bool:
-    """Apply one file, once; creating an extension is tried again on a new connection only.
-
-    What was busy before does not go at once: it has to be told whether its tables are, or its row in the history.
-    """
+    """Apply one file, once; creating an extension is tried again on a new connection only."""
     try:
         if job.contents.transactional:
-            is_first_try = (job.filename, "") not in run.busy_since
-            at_once = at_once and is_first_try and run.config.ddl_retry > 0 and not job.contents.is_large
+            at_once = at_once and not job.contents.is_large and not is_told_apart(run, job)
             return await apply(held, job, watch, at_once=at_once)
         await steps.run(held, job, watch)
     except Busy as busy:
