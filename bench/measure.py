@@ -205,14 +205,15 @@ class Bench:
             for group in groups:
                 peers = [peer for peer in group if peer.name in samples]
                 self.server.cluster.stop()
-                running = {peer.name: self.start_waiting(peer) for peer in peers}
-                time.sleep(HEAD_START)
-                prober = Prober(self.server.port)
-                prober.start()
-                self.server.cluster.start(wait=False)
-                for name, process in running.items():
-                    ran = process.end()
-                    prober.join()
+                with ThreadPoolExecutor(max(1, len(peers))) as pool:
+                    ends = {peer.name: pool.submit(self.start_waiting(peer).end) for peer in peers}
+                    time.sleep(HEAD_START)
+                    prober = Prober(self.server.port)
+                    prober.start()
+                    self.server.cluster.start()
+                prober.join()
+                for name, end in ends.items():
+                    ran = end.result()
                     note(samples[name], Ran(ran.at - prober.answered_at, ran.at, ran.problem), None)
         self.results["readiness"] = {name: asdict(one) for name, one in samples.items()}
         self.say(f"readiness: {summary(samples)}")
