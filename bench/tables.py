@@ -79,19 +79,19 @@ def work(results: Results, what: str, files: int | str) -> str:
 
 
 def failures(results: Results, cells: dict[int, dict[str, dict[str, Any]]]) -> str:
-    """Return a list of who failed where, each with what it said."""
+    """Return a table of who failed where, with what it said."""
     said: dict[tuple[str, str], list[str]] = {}
     for distance, samples in cells.items():
         for name in results.order():
             if problem := samples.get(name, {}).get("problem"):
                 said.setdefault((name, plain_text(problem)), []).append(f"+{distance}")
-    lines = [f"- {name} fails at {', '.join(where)} ms: {problem}" for (name, problem), where in said.items()]
-    return "\n\n" + "\n".join(lines) if lines else ""
+    rows = [[name, f"{', '.join(where)} ms", problem] for (name, problem), where in said.items()]
+    return "\n\n" + table(["tool", "fails at", "and says"], rows, "---") if rows else ""
 
 
 def plain_text(said: str) -> str:
-    """Return what a tool said so that Markdown shows it as it is."""
-    return f"`{said.replace('`', chr(39))}`"
+    """Return what a tool said so that Markdown shows it as it is, in a table as well."""
+    return f"`{said.replace('`', chr(39)).replace('|', '/')}`"
 
 
 def floors(results: Results) -> str:
@@ -148,18 +148,19 @@ def replicas(results: Results) -> str:
     names = [name for name in results.order() if found.get(name)]
     rows = [[name, *replicas_row(found[name])] for name in names]
     said = {name: next((run["failure"] for run in found[name] if run["failure"]), "") for name in names}
-    lines = [f"- {name}: {plain_text(failure)}" for name, failure in said.items() if failure]
+    first = [[name, plain_text(failure)] for name, failure in said.items() if failure]
     made = table(["tool", "until the last is done", "runners that failed", "wrong afterwards"], rows)
-    return made + ("\n\nThe first failure of each:\n\n" + "\n".join(lines) if lines else "")
+    return made + ("\n\n" + table(["tool", "its first failure"], first, "---") if first else "")
 
 
 def replicas_row(runs: list[dict[str, Any]]) -> list[str]:
     """Return the seconds, the failures and what was wrong."""
-    failed = [run["failed"] for run in runs]
+    fewest, most = min(run["failed"] for run in runs), max(run["failed"] for run in runs)
     wrong = sorted({run["wrong"] for run in runs if run["wrong"]})
     return [
         cell({"seconds": [run["seconds"] for run in runs], "problem": ""}),
-        f"{min(failed)} to {max(failed)} of 50" if max(failed) else "none", "; ".join(wrong) or "nothing",
+        (f"{fewest} of 50" if fewest == most else f"{fewest} to {most} of 50") if most else "none",
+        "; ".join(wrong) or "nothing",
     ]  # fmt: skip
 
 

@@ -262,7 +262,9 @@ def test_table_shows_medians_spread_ratios_and_why_one_failed(results: Results) 
 | dbmate | 20 ms (20 ms to 20 ms) | 0.29 | 1.00 | - | 140 ms, 1 run | - | - |
 | tern | fails | - | - | - | fails | - | - |
 
-- tern fails at +0, +5 ms: `exit 1: 'no'`"""
+| tool | fails at | and says |
+|---|---|---|
+| tern | +0, +5 ms | `exit 1: 'no'` |"""
     )
 
 
