@@ -205,7 +205,7 @@ class Bench:
             for group in groups:
                 peers = [peer for peer in group if peer.name in samples]
                 self.server.cluster.stop()
-                with ThreadPoolExecutor(max(1, len(peers))) as pool:
+                with ThreadPoolExecutor(len(self.peers)) as pool:
                     ends = {peer.name: pool.submit(self.start_waiting(peer).end) for peer in peers}
                     time.sleep(HEAD_START)
                     prober = Prober(self.server.port)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pgslipway.errors import BadMigrations
-from pgslipway.migrations import discover
+from pgslipway.migrations import CHUNK, LARGE, discover
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -236,13 +236,13 @@ def test_checksum_is_of_the_text_and_not_of_its_encoding(folder: Folder, content
     assert other != plain
 
 
-@pytest.mark.parametrize("size", [65535, 65536, 65537, 2_000_000])
+@pytest.mark.parametrize("size", [65535, 65536, 65537, LARGE + CHUNK - 1, LARGE + CHUNK, LARGE + CHUNK + 1, 2_000_000])
 def test_checksum_of_a_large_file_does_not_depend_on_where_it_is_cut(folder: Folder, size: int) -> None:
     path = folder({"1_a.sql": b"-" * (size - 2) + b"\xc3\xa9\r\n", "2_b.sql": b"-" * (size - 2) + b"\xc3\xa9\n"})
 
     dos, unix = discover(path)
 
-    assert dos.checksum == unix.checksum
+    assert dos.checksum == unix.checksum == hashlib.sha256((path / "2_b.sql").read_bytes()).hexdigest()
 
 
 NOT_UTF_8 = {"latin-1": (b"SELECT 1;\n\nSELECT '\xe9';\n", 3), "utf-16": ("SELECT 1".encode("utf-16"), 1),
