@@ -13,6 +13,15 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 IMAGE = "pgslipway:dev"
+RESTRICTED = (
+    "--read-only",
+    "--cap-drop=ALL",
+    "--security-opt=no-new-privileges",
+    "--user=12345:0",
+    "--memory=64m",
+    "--memory-swap=64m",
+)
+"""`docker run` options: as little as an orchestrator may allow."""
 
 
 @dataclass(frozen=True, slots=True)

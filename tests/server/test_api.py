@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
 
+from containers import ROOT
 from pgslipway import run_migrations
 from pgslipway.errors import BadConfiguration, Locked, MigrationFailed
 from servers import eventually, pgbouncer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from conftest import Folder
     from servers import Database, Server
 
-EXTENSIONS = Path(__file__).parent.parent / "migrations" / "001_extensions.sql"
+EXTENSIONS = ROOT / "migrations" / "001_extensions.sql"
 pytestmark = pytest.mark.docker_only
 
 

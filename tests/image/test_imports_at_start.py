@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import difflib
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from containers import run
+from containers import ROOT, run
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from conftest import Folder, Slipway
     from servers import Database
 
 pytestmark = [pytest.mark.docker_only, pytest.mark.usefixtures("image")]
 
-IMPORTED = Path(__file__).parent / "cases/nothing_to_do/imported.txt"
+IMPORTED = ROOT / "tests/cases/nothing_to_do/imported.txt"
 """Every module, one a line. Whoever adds one has to want it on every start of every pod."""
 LINE = re.compile(r"import time: +\d+ \| +\d+ \| +(\S+)$", re.MULTILINE)
 PYTHON = ("--entrypoint=/usr/bin/python3.13",)

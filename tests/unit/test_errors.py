@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from signal import SIGINT, SIGTERM
 from typing import TYPE_CHECKING
 
 import pytest
 
+from containers import ROOT
+from contract import CONTRACT
 from pgslipway import errors
 from pgslipway.config import SETTINGS
 from pgslipway.errors import INTERNAL_ERROR, UP_TO_DATE, SlipwayError, Stopped
@@ -16,24 +17,7 @@ from pgslipway.errors import INTERNAL_ERROR, UP_TO_DATE, SlipwayError, Stopped
 if TYPE_CHECKING:
     from conftest import Slipway
 
-README = Path(__file__).parents[1] / "README.md"
-CONTRACT = {
-    0: "up to date",
-    10: "database unavailable",
-    11: "locked",
-    12: "table busy",
-    13: "connection lost",
-    14: "not yet",
-    20: "bad configuration",
-    21: "bad migration files",
-    22: "access refused",
-    23: "history conflict",
-    24: "migration failed",
-    25: "half done",
-    70: "internal error",
-    130: "stopped",
-    143: "stopped",
-}
+README = ROOT / "README.md"
 CAN_HEAL = {"DatabaseUnavailable", "Locked", "TableBusy", "ConnectionLost", "NotYet"}
 FAILURES = [error for error in SlipwayError.__subclasses__() if error is not Stopped]
 

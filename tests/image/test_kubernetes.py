@@ -16,6 +16,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from containers import ROOT
 from pgslipway import __version__, errors
 from pgslipway.cli import parse
 from pgslipway.config import SETTINGS, Config, from_environ
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-ROOT = Path(__file__).parent.parent
 K8S = ROOT / "k8s"
 OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
 CHART = K8S / "chart"

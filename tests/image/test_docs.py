@@ -32,9 +32,9 @@ import pytest
 import yaml
 
 from containers import IMAGE, ROOT, Ended, call, docker
+from contract import CONTRACT
 from pages import PAGES, Block, blocks, matches
 from servers import PASSWORD
-from test_errors import CONTRACT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from containers import ROOT
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from conftest import Slipway
     from servers import Database, Embedded, Server
 
-CONCOURSE = Path(__file__).parents[2] / "shared" / "real" / "concourse"
+CONCOURSE = ROOT.parent / "shared" / "real" / "concourse"
 TWICE = "1626194317_add_pipeline_pauses_table.up.sql"
 MENDED = TWICE.replace("1626194317", "1626194318")
 

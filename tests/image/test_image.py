@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from containers import IMAGE, ROOT, build, call, docker, run, running
+from containers import IMAGE, RESTRICTED, ROOT, build, call, docker, run, running
 from pgslipway import __version__
 from servers import eventually, refusing, until
 
@@ -26,14 +26,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.docker_only, pytest.mark.usefixtures("image")]
 
 MEGABYTE = 1_000_000
-RESTRICTED = (
-    "--read-only",
-    "--cap-drop=ALL",
-    "--security-opt=no-new-privileges",
-    "--user=12345:0",
-    "--memory=64m",
-    "--memory-swap=64m",
-)
 TABLE = {"001_items.sql": "CREATE TABLE items (id int);"}
 SLEEPING = "SELECT count(*) = 1 FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%pg\\_sleep(600)%'"
 SLEEP = {"001_sleep.sql": "CREATE TABLE items (id int); SELECT pg_sleep(600);"}

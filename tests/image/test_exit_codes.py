@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from conftest import TERMINATION_MESSAGE_LIMIT, Finished, check
-from containers import IMAGE, ROOT, build, call, docker, options
+from containers import IMAGE, RESTRICTED, ROOT, build, call, docker, options
+from contract import CONTRACT
 from pages import blocks, matches
 from servers import eventually, refusing
-from test_errors import CONTRACT
-from test_image import RESTRICTED
 from unfinished import wait_for_query, without_transaction
 
 if TYPE_CHECKING:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from containers import ROOT
 from pgslipway import __version__
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from conftest import Folder, Slipway
     from servers import Database
 
-WEBSHOP = Path(__file__).parent.parent / "examples" / "webshop"
+WEBSHOP = ROOT / "examples" / "webshop"
 
 
 async def make_one_of_each(database: Database, folder: Folder, slipway: Slipway) -> Path:
