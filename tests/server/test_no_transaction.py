@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -698,8 +699,12 @@ SELECT e.name, p.source, p.target
 
 
 async def updatable(database: Database) -> tuple[str, str, str]:
-    """An extension of this server that has an update path: its name, from, to."""
-    (row,) = await database.fetch(UPDATABLE)
+    """An extension of this server that has an update path: its name, from, to. TimescaleDB's image has some."""
+    rows = await database.fetch(UPDATABLE)
+    if not rows:
+        missing = "this server offers no extension that can be updated"
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(missing)
+    (row,) = rows
     return row["name"], row["source"], row["target"]
 
 
