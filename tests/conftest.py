@@ -18,7 +18,9 @@ import docker  # type: ignore[import-untyped]
 import pytest
 from docker.errors import DockerException  # type: ignore[import-untyped]
 
-from containers import call
+from containers import ROOT, call
+from contract import CONTRACT
+from sampling import sample_of_this_run
 from servers import (
     PATIENCE,
     Database,
@@ -30,16 +32,17 @@ from servers import (
     tls_server,
     until,
 )
+from turns import MACHINE, held
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
 
     from servers import Certificates, Cluster
 
 os.environ["TESTCONTAINERS_RYUK_DISABLED"] = "true"
 
 NO_ENGINE = "no Docker engine answers"
-DOCUMENTED_CODES = {0, 10, 11, 12, 13, 14, 20, 21, 22, 23, 24, 25, 70, 130, 143}
+DOCUMENTED_CODES = set(CONTRACT)
 INTERNAL_ERROR = 70
 TERMINATION_MESSAGE_LIMIT = 4096
 SHORTEST_SECRET = 8
@@ -69,6 +72,17 @@ def has_engine() -> bool:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "docker_only: needs a Docker engine; not run without, a failure when CI=true")
     config.addinivalue_line("markers", "faults: slow; every fault, systematically (make test-faults)")
+    config.addinivalue_line("markers", "alone: takes the whole machine; the tests of other workers wait meanwhile")
+
+
+def pytest_report_header() -> str:
+    return f"messages at which the sweeps of faults strike: {sample_of_this_run()}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    with MACHINE.entered(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -139,7 +153,8 @@ async def database(server: Server) -> AsyncIterator[Database]:
 @pytest.fixture(scope="session")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The image that has PgBouncer and OpenSSL in it."""
-    return build_tools(tmp_path_factory.mktemp("tools"))
+    with held(ROOT / "Dockerfile"):  # the next worker finds it built
+        return build_tools(tmp_path_factory.mktemp("tools"))
 
 
 @pytest.fixture(scope="session")
@@ -159,8 +174,11 @@ def encrypted(server: Server, certificates: Certificates) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def image() -> None:
-    """Build the image from the source as it is now."""
-    built = call("make", "image")
+    """The image of the source as it is now, built unless PGSLIPWAY_IMAGE says that this was done just now."""
+    if os.environ.get("PGSLIPWAY_IMAGE") == "built":
+        return
+    with held(ROOT / "Dockerfile"):
+        built = call("make", "image")
     assert built.code == 0, built
 
 

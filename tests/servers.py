@@ -41,6 +41,7 @@ LOCALHOST = "127.0.0.1"
 PASSWORD = "never/printed:p@ss%word"
 PATIENCE = 60.0
 POLL = 0.02
+PORTS = range(20_000, 32_000)
 TIMESCALEDB_IMAGE = "timescale/timescaledb:latest-pg17"
 TOOLS_IMAGE = "pgslipway-tests-tools"
 TOOLS_DOCKERFILE = """\
@@ -211,9 +212,12 @@ class Database:
 
 
 def free_port() -> int:
-    """A port on which nothing listens now."""
-    with refusing() as port:
-        return port
+    """A port on which nothing listens now; it is none of those that the kernel gives away, to clients for instance."""
+    while True:
+        port = PORTS.start + secrets.randbelow(len(PORTS))
+        with suppress(OSError), socket.socket() as tried:
+            tried.bind((LOCALHOST, port))
+            return port
 
 
 def is_listening(port: int) -> bool:

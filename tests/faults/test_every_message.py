@@ -20,6 +20,7 @@ import asyncpg
 import pytest
 
 from proxy import Fault, FaultProxy
+from sampling import sample_of_this_run
 from servers import eventually
 
 if TYPE_CHECKING:
@@ -342,6 +343,14 @@ async def test_undisturbed_run_has_each_effect_once(ground: Ground) -> None:
 # --- every message ----------------------------------------------------------------------------------------------
 
 
+def part_of(places: list[Place], record: Callable[[str, object], None]) -> list[Place]:
+    """Those places that are examined this time."""
+    chosen = sample_of_this_run().of(places)
+    assert chosen
+    record("faults", f"{len(chosen)} of {len(places)} messages: {sample_of_this_run()}")
+    return chosen
+
+
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 async def test_cut_at_every_message(
     after: bool, ground: Ground, record_property: Callable[[str, object], None]
@@ -349,7 +358,7 @@ async def test_cut_at_every_message(
     async with ground.run_undisturbed():
         places = [Place(passage.number, after) for passage in ground.passages]
 
-    judge(await sweep(places, ground.examine), record_property)
+    judge(await sweep(part_of(places, record_property), ground.examine), record_property)
 
 
 @pytest.mark.parametrize("means", [Means.KILL, Means.STOP])
@@ -360,7 +369,7 @@ async def test_end_of_the_runner_at_every_message(
     async with ground.run_undisturbed():
         places = [Place(passage.number, passage.from_client, means) for passage in ground.passages]
 
-    judge(await sweep(places, ground.examine), record_property)
+    judge(await sweep(part_of(places, record_property), ground.examine), record_property)
 
 
 # --- in the midst of a statement --------------------------------------------------------------------------------

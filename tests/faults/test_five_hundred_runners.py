@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from conftest import Finished, Folder, Process, Slipway
     from servers import Database, Embedded
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.alone]
 
 RUNNERS = 500
 MAX_CONNECTIONS = 100

@@ -55,12 +55,10 @@ def sensors(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def project(sensors: Path, tmp_path: Path) -> Iterator[Project]:
+def project(image: None, sensors: Path, tmp_path: Path) -> Iterator[Project]:  # noqa: ARG001
     """The project of `compose.yaml`, not started."""
     command = shlex.split(os.environ.get("PGSLIPWAY_COMPOSE") or call("tests/setup/compose.sh").out)
     assert command, "no Docker Compose here"
-    built = call("make", "image")
-    assert built.code == 0, built
     override = tmp_path / "override.yaml"
     override.write_text(OVERRIDE.format(context=sensors))
     made = Project(command, f"pgslipway-test-{secrets.token_hex(6)}", override)

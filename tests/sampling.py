@@ -1,0 +1,51 @@
+"""Which cases of a long sweep are run: all of them, or in CI every n-th, beginning where the commit says."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, TypeVar
+
+from containers import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+T = TypeVar("T")
+
+IN_CI = 4
+"""So that CI is done in time; over a few commits it has run them all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Every n-th case, of which the first is number `first`, counted from 0."""
+
+    every: int
+    first: int
+
+    def of(self, cases: Sequence[T]) -> list[T]:
+        return list(cases[self.first :: self.every])
+
+    def __str__(self) -> str:
+        if self.every == 1:
+            return "all"
+        return f"one in {self.every}, from the one with index {self.first} on (PGSLIPWAY_FAULTS_EVERY=1: all)"
+
+
+def sample(environ: Mapping[str, str], commit: str) -> Sample:
+    """Every n-th with n from PGSLIPWAY_FAULTS_EVERY, else all or, where CI is set, as fits; `commit` may be empty."""
+    every = int(environ.get("PGSLIPWAY_FAULTS_EVERY") or (IN_CI if environ.get("CI") else 1))
+    return Sample(every, int(commit[:8] or "0", 16) % every)
+
+
+@cache
+def sample_of_this_run() -> Sample:
+    """By the environment, and the commit that is checked out; without git all commits are one."""
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=False, capture_output=True, text=True)
+    except FileNotFoundError:
+        return sample(os.environ, "")
+    return sample(os.environ, head.stdout.strip() if head.returncode == 0 else "")
