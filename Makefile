@@ -1,4 +1,4 @@
-.PHONY: demo test test-faults bench lint image clean
+.PHONY: demo test test-quick test-faults bench lint image clean
 version := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' entrypoint/pgslipway/__init__.py)
 
 demo:  ## show the main job, in containers if there is a Docker engine
@@ -8,8 +8,11 @@ test: export MAY_INSTALL := 1
 test: .venv/ready  ## check everything; as root on Debian or Ubuntu it installs what is missing
 	tests/setup/test.sh
 
-test-faults: .venv/ready  ## the slow part: every fault, systematically; a part of `make test` where CI is set
-	.venv/bin/pytest -m faults
+test-quick: .venv/ready  ## what needs no server: seconds
+	PGSLIPWAY_DOCKER=0 .venv/bin/pytest --quiet tests/unit
+
+test-faults: .venv/ready  ## the slow part: every fault, systematically; where CI is set, `make test` has a sample of it
+	PGSLIPWAY_FAULTS_EVERY=1 .venv/bin/pytest -m faults tests/faults
 
 bench: export MAY_INSTALL := 1
 bench: .venv/ready  ## measure it beside its peers, which takes about an hour, and write docs/benchmarks.md

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from conftest import Finished, Folder, Process, Slipway
     from servers import Database, Embedded
 
-pytestmark = [pytest.mark.faults, pytest.mark.alone]
+pytestmark = pytest.mark.faults
 
 RUNNERS = 500
 MAX_CONNECTIONS = 100
@@ -122,6 +122,7 @@ async def finish(runners: list[Process]) -> list[Finished]:
     return [await asyncio.to_thread(runner.finish) for runner in runners]
 
 
+@pytest.mark.alone
 async def test_five_hundred_runners_apply_each_file_once_and_leave_room(
     embedded: Embedded, tmp_path: Path, folder: Folder, slipway: Slipway
 ) -> None:

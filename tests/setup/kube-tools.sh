@@ -3,6 +3,8 @@
 # which takes some minutes: by the Go that is here, or by one from PyPI. Go checks each module's hash.
 set -euo pipefail
 cd "$(dirname "$(realpath "$0")")/../.."
+exec {lock}< tests/setup/kube-tools.sh
+flock "$lock" # who comes while they are being compiled waits for them
 kustomize=v5.8.1
 helm=v3.21.4
 go=1.26.0 # what they need at least

@@ -4,8 +4,8 @@ set -euo pipefail
 cd "$(dirname "$(realpath "$0")")/../.."
 export TESTCONTAINERS_RYUK_DISABLED=true
 
-tests/setup/kube-tools.sh > /dev/null & # takes minutes the first time, so beside the images
-kube_tools=$!
+# Minutes, the first time: beside all else, and behind it. The first test that needs it waits for it.
+nice tests/setup/kube-tools.sh > /dev/null &
 
 if client=$(tests/setup/engine.sh); then
     export PGSLIPWAY_DOCKER=1
@@ -13,6 +13,7 @@ if client=$(tests/setup/engine.sh); then
     echo "Docker: $client"
     tests/setup/images.sh
     make --no-print-directory image
+    export PGSLIPWAY_IMAGE=built
     PGSLIPWAY_COMPOSE=$(tests/setup/compose.sh) || echo 'No Docker Compose: its tests will not run.' >&2
     export PGSLIPWAY_COMPOSE
     PGSLIPWAY_PODMAN=$(tests/setup/podman.sh) || echo 'No podman: its tests will not run.' >&2
@@ -25,6 +26,6 @@ fi
 command -v kubectl > /dev/null || tests/setup/apt-install.sh kubernetes-client \
     || echo 'No kubectl: some commands of docs/ will not be run.' >&2
 tests/setup/postgres-versions.sh || echo 'No servers of PostgreSQL 14 to 18: their tests will not run.' >&2
-wait "$kube_tools" || echo 'No kustomize and helm: what is in k8s/ will not be tested.' >&2
 make --no-print-directory lint
-.venv/bin/pytest ${CI:+-m 'faults or not faults'}
+# File by file as they are collected, the slow ones first: what a file shares, such as a server, is made once.
+.venv/bin/pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder ${CI:+-m 'faults or not faults'}
