@@ -22,7 +22,7 @@ import asyncpg
 from .check import Contents
 from .config import Config
 from .connect import APPLICATION_NAME, BROKEN, Connection, describe, root
-from .errors import ConnectionLost, HistoryConflict, MigrationFailed, StartOver
+from .errors import ConnectionLost, HistoryConflict, MigrationFailed, Problem, StartOver
 from .history import ROW_REMOVED, TRANSACTION_ENDED, History
 from .lock import IN_TRANSACTION, Held
 from .message import explain
@@ -55,10 +55,10 @@ BUSY = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
 class Busy(Exception):
     """A lock was not to be had, or a deadlock was broken up; the file was rolled back and may be tried again."""
 
-    def __init__(self, cause: str, *, recording: bool, place: str = "") -> None:
+    def __init__(self, cause: str, *, recording: bool, line: int = 0) -> None:
         super().__init__(cause)
-        self.place = place
-        """File and line, in a file that keeps what stands before it."""
+        self.line = line
+        """Its line, in a file that keeps what stands before it; else 0."""
         self.recording = recording
         """It was our own row: another runner is applying the same file."""
         self.blocker = ""
@@ -90,15 +90,16 @@ class Job:
 
     def failure(
         self, error: asyncpg.PostgresError, source: Source = b"", start: int = 0, text: str | None = None
-    ) -> str:
+    ) -> Problem:
         """Say why a message that was to commit the file failed; about `text`, if given, as `explain` does."""
         if TRANSACTION_ENDED in str(error):
-            return (
-                f"{self.filename}: {TRANSACTION_ENDED}, so a part of it is committed and it counts as applied: look at "
-                "the schema, mend it by hand, and take BEGIN, COMMIT and ROLLBACK out of the file"
+            return Problem(
+                f"{TRANSACTION_ENDED}, so a part of it is committed and it counts as applied: look at the schema, mend "
+                "it by hand, and take BEGIN, COMMIT and ROLLBACK out of the file",
+                self.filename,
             )
         if ROW_REMOVED in str(error):
-            return f"{self.filename}: {ROW_REMOVED}, {self.history.name}; a file must leave the history alone"
+            return Problem(f"{ROW_REMOVED}, {self.history.name}; a file must leave the history alone", self.filename)
         return explain(server_error(error), self.filename, source, start, text)
 
 
@@ -180,10 +181,8 @@ async def record(held: Held, job: Job, watch: Watch) -> None:
         raise job.history.failure(error, f"{job.filename} could not be recorded") from error
     if tag != RECORDED:
         if await held.is_ours():
-            raise HistoryConflict(
-                f"{job.filename} could not be recorded: a trigger or a row-level security policy on "
-                f"{job.history.name} lets no row in; remove it"
-            )
+            cause = f"a trigger or a row-level security policy on {job.history.name} lets no row in; remove it"
+            raise HistoryConflict(Problem(f"could not be recorded: {cause}", job.filename, joint=" "))
         raise StartOver("the migration lock was dropped")
 
 

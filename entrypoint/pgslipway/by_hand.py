@@ -17,9 +17,8 @@ from .errors import BadConfiguration, BadMigrations, HistoryConflict, NotYet
 from .journal import NOT_BEGUN, Journal, Unfinished
 from .lock import ANYTHING, lock
 from .mend import rule_of, wait_for_orphan
-from .message import short
 from .migrate import preview, translated, unfinished_as_login
-from .migrations import count, discover, names
+from .migrations import count, discover, names, short
 from .plan import Plan, make_plan
 from .report import show
 from .run import Run
@@ -83,7 +82,7 @@ async def check(request: Request) -> str:
         problems += check_file(migration, migration.read()).problems
         await asyncio.sleep(0)  # a signal may come while many files are read
     if problems:
-        raise BadMigrations("\n".join(problems))
+        raise BadMigrations(*problems)
     return f"checked {count(len(chosen), 'migration')}: nothing wrong"
 
 

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
+from .errors import Problem
 from .message import NO_TRANSACTION, excerpt
 from .migrations import LARGE, Migration, Source
 from .sql import SqlError, Statement, folded, leading_comments, statements
@@ -71,12 +72,12 @@ class Contents:
     count: int = 0
     is_large: bool = False
     """It is sent statement by statement."""
-    session_state: list[str] = field(default_factory=list)
+    session_state: list[Problem] = field(default_factory=list)
     """Problems of a file without a transaction where a pooler gives it no session of its own."""
-    outside: list[str] = field(default_factory=list)
+    outside: list[Problem] = field(default_factory=list)
     """Problems of such a file where there is a role to take as well."""
     extensions: set[str] = field(default_factory=set)
-    problems: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
 
     def note_names(self, statement: Statement) -> None:
         """Keep the names of what `statement` makes, where they matter later."""
@@ -145,8 +146,11 @@ def read_directives(migration: Migration, source: Source, contents: Contents) ->
                 contents.minimum_version = int(value)
             else:
                 contents.problems.append(
-                    f"{migration.filename}: minimum-version: {value} must be a version that is not above "
-                    f"the file's own, {migration.version}"
+                    Problem(
+                        f"minimum-version: {value} must be a version that is not above the file's own, "
+                        f"{migration.version}",
+                        migration.filename,
+                    )
                 )
 
 

@@ -143,7 +143,7 @@ async def open_connection(config: Config, first: int, startup: Mapping[str, str]
     """
     config = locate(config)
     if config.problems:
-        raise BadConfiguration("\n".join(config.problems))
+        raise BadConfiguration(*config.problems)
     export(config.libpq)
     hosts, ports = host_list(config.libpq)
     first %= len(hosts) or 1

@@ -24,17 +24,53 @@ UP_TO_DATE = 0
 INTERNAL_ERROR = 70
 
 
+class Problem:
+    """One thing that is wrong, and its place where that is in a file; `str` puts it into words."""
+
+    __slots__ = ("file", "joint", "line", "text")
+
+    def __init__(self, text: str, file: str = "", line: int = 0, *, joint: str = ": ") -> None:
+        """Take the text, the filename, the line (from 1; 0 for none), and what stands between place and text."""
+        self.text = text
+        self.file = file
+        self.line = line
+        self.joint = joint
+
+    @property
+    def place(self) -> str:
+        """The file and the line, as far as they are known."""
+        return f"{self.file}:{self.line}" if self.line else self.file
+
+    def __str__(self) -> str:
+        """Return the place and the text."""
+        return f"{self.place}{self.joint}{self.text}" if self.file else self.text
+
+
 class SlipwayError(Exception):
     """A failure that was foreseen; its text is for the operator, complete and without a secret."""
 
     exit_code: int
     result: ClassVar[str]
+
     state = ""
-    """What became of the file that ran, once that is known."""
+    """What became of the file that ran, once that is known; it follows the last problem."""
+
+    def __init__(self, *problems: "Problem | str") -> None:
+        """Take everything that is wrong; a plain text has no place in a file."""
+        super().__init__(*problems)
+
+    @property
+    def problems(self) -> "list[Problem]":
+        """Everything that is wrong, each with its place."""
+        found = [problem if isinstance(problem, Problem) else Problem(problem) for problem in self.args]
+        if self.state:
+            last = found.pop()
+            found.append(Problem(f"{last.text}\n{self.state}", last.file, last.line, joint=last.joint))
+        return found
 
     def __str__(self) -> str:
-        """Return the message, and what became of the file."""
-        return f"{super().__str__()}\n{self.state}" if self.state else super().__str__()
+        """Return all problems, a line or more for each."""
+        return "\n".join(map(str, self.problems))
 
 
 class DatabaseUnavailable(SlipwayError):
@@ -119,8 +155,8 @@ class Stopped(SlipwayError):
 
     result = "stopped"
 
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by {Signals(signum).name}")
+    def __init__(self, signum: int, how: str = "") -> None:
+        super().__init__(f"stopped by {Signals(signum).name}{how}")
         self.exit_code = 128 + signum
 
 

@@ -5,36 +5,20 @@ Both forms: https://docs.github.com/en/actions/reference/workflows-and-actions/w
 
 import logging
 import os
-import re
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from .config import Config
-from .message import short
+from .errors import Problem
+from .migrations import short
 from .report import Outcome
 
-PLACE = re.compile(r"^(?P<file>[^/:\n]+?\.sql)(?::(?P<line>[0-9]+))?(: | (?=was (edited|applied) ))", re.MULTILINE)
-"""How a message names a file, and a line in it, before it says what is wrong there."""
+MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\|<>*_`[]"})
+"""The characters that Markdown takes for itself, with a backslash before them."""
 MOST_ROWS = 200
 MOST_TEXT = 100_000
 """Characters of the message that are shown below the table; GitHub drops a summary of more than 1 MiB as a whole."""
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What is wrong, and where, if that is a place in a file."""
-
-    text: str
-    filename: str = ""
-    line: str = ""
-
-    @property
-    def place(self) -> str:
-        """The file and the line, as far as they are known."""
-        return f"{self.filename}:{self.line}" if self.line else self.filename
 
 
 def report(outcome: Outcome, config: Config) -> None:
@@ -50,7 +34,7 @@ def report(outcome: Outcome, config: Config) -> None:
     if outcome.exit_code:
         with suppress(OSError):  # stderr may be closed or full, and the folder that we are in gone
             folder = in_repository(config.dir, config.github_workspace)
-            for problem in problems(outcome.message):
+            for problem in outcome.problems:
                 print(annotation(problem, f"pgslipway: {outcome.result}", folder), file=sys.stderr)  # noqa: T201
 
 
@@ -65,20 +49,10 @@ def in_repository(folder: Path, workspace: Path) -> str:
     return folder.relative_to(workspace if folder.is_relative_to(workspace) else folder.anchor).as_posix()
 
 
-def problems(message: str) -> Iterator[Problem]:
-    """Split a message into what it says of each place, after what it says before the first, of none."""
-    places = list(PLACE.finditer(message))
-    first, *ends = [*(place.start() for place in places), len(message)]
-    if general := message[:first].rstrip():
-        yield Problem(general)
-    for place, end in zip(places, ends, strict=True):
-        yield Problem(message[place.end() : end].rstrip(), place["file"], place["line"] or "")
-
-
 def annotation(problem: Problem, title: str, folder: str) -> str:
     """Return the workflow command that annotates a place."""
-    where = {"file": f"{folder}/{problem.filename}" if problem.filename else "", "line": problem.line, "title": title}
-    properties = ",".join(f"{name}={escape_property(value)}" for name, value in where.items() if value)
+    where = {"file": f"{folder}/{problem.file}" if problem.file else "", "line": problem.line, "title": title}
+    properties = ",".join(f"{name}={escape_property(str(value))}" for name, value in where.items() if value)
     return f"::error {properties}::{escape(problem.text)}"
 
 
@@ -96,7 +70,7 @@ def summary(outcome: Outcome) -> str:
     """Return the outcome in Markdown: a row for each file that was applied or has a problem."""
     rows = [(filename, "applied") for filename in outcome.applied]
     if outcome.exit_code:
-        rows += [(problem.place, problem.text.partition("\n")[0]) for problem in problems(outcome.message)]
+        rows += [(problem.place, problem.text.partition("\n")[0]) for problem in outcome.problems]
     rows = rows or [("", outcome.message)]
     table = [f"| {code(place)} | {cell(what)} |\n" for place, what in rows[-MOST_ROWS:]]
     heading = f"### pgslipway: {outcome.result}" + (f" (exit code {outcome.exit_code})" if outcome.exit_code else "")
@@ -112,4 +86,4 @@ def code(text: str) -> str:
 
 def cell(text: str) -> str:
     """Return text as a cell of a table may hold it."""
-    return re.sub(r"([\\|<>*_`\[\]])", r"\\\1", short(text))
+    return short(text).translate(MARKDOWN)

@@ -14,9 +14,9 @@ from math import inf
 from tenacity import AsyncRetrying, RetryError, retry_if_result, stop_after_delay, wait_fixed
 
 from .connect import Connection
-from .errors import Locked
+from .errors import Locked, Problem
 from .journal import Entry
-from .message import short
+from .migrations import short
 from .quote import quote_literal, quote_name
 from .sql import Statement, folded, names, statements
 
@@ -204,13 +204,15 @@ async def wait_for_orphan(connection: Connection, statement: str, limit: float) 
         ) from error
 
 
-def undecided(filename: str, entry: Entry) -> str:
+def undecided(filename: str, entry: Entry) -> Problem:
     """Say that only a person can tell what became of the statement in flight, and what to run."""
     begun = f", begun at {entry.started_at.isoformat(' ', 'seconds')}," if entry.started_at else ""
-    return (
-        f"{filename}:{entry.line}: this was stopped while it ran outside a transaction{begun} and nobody but you can "
-        f"tell how far it got:\n  {short(entry.statement or '')}\n"
+    return Problem(
+        f"this was stopped while it ran outside a transaction{begun} and nobody but you can tell how far it got:\n"
+        f"  {short(entry.statement or '')}\n"
         "look at the database, then say so, and run again:\n"
         f"  pgslipway resolve {entry.version} --done    it took effect: go on after it\n"
-        f"  pgslipway resolve {entry.version} --retry   it did not, or doing it again is harmless: run it again"
+        f"  pgslipway resolve {entry.version} --retry   it did not, or doing it again is harmless: run it again",
+        filename,
+        entry.line,
     )

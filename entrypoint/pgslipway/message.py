@@ -5,14 +5,13 @@ from collections.abc import Iterator
 
 import asyncpg
 
+from .errors import Problem
 from .migrations import Source
 
 UNPRINTABLE = re.compile(r"[^\t\x20-\x7e\xa0-\U0010ffff]")
 NEWLINE = re.compile(rb"\n")
 WIDTH = 100
 """Characters of a long line that are shown around the caret."""
-LONGEST_SHOWN = 300
-"""Characters of a statement that are shown in a line."""
 NO_TRANSACTION = "put it in a file of its own that has the line `-- no-transaction` at its top"
 HINTS = (
     ("25001", "transaction block", f"this cannot run inside a transaction: {NO_TRANSACTION}"),
@@ -23,8 +22,8 @@ HINTS = (
 """What to do about a SQLSTATE with such words in its message, where Postgres does not say it for us."""
 
 
-def excerpt(filename: str, source: Source, offset: int, message: str) -> str:
-    """Return `message` with file and line in front of it, and below it the line with a caret.
+def excerpt(filename: str, source: Source, offset: int, message: str) -> Problem:
+    """Return the problem `message` at its line, which is shown below it with a caret.
 
     `offset` is in bytes, 0-based. Works on a mapped file without copying it.
     """
@@ -38,7 +37,7 @@ def excerpt(filename: str, source: Source, offset: int, message: str) -> str:
     )
     padding = re.sub(r"[^\t]", " ", before)
     margin = " " * len(str(number))
-    return f"{filename}:{number}: {message}\n  {number} | {line.rstrip()}\n  {margin} | {padding}^"
+    return Problem(f"{message}\n  {number} | {line.rstrip()}\n  {margin} | {padding}^", filename, number)
 
 
 def explain(
@@ -47,21 +46,21 @@ def explain(
     source: Source = b"",
     start: int = 0,
     text: str | None = None,
-    place: str = "",
-) -> str:
+    line: int = 0,
+) -> Problem:
     """Return all that `error` says; about `text`, if given, which was sent of the file from byte `start` on.
 
-    Where Postgres gives no position, `place` is named, or the file.
+    Where Postgres gives no position, `line` is named, or the file alone.
     """
     fields = error.as_dict()
     message = str(fields.get("message") or error)
     position = fields.get("position")
     if position and text is not None:
-        offset = start + len(text[: int(position) - 1].encode())
-        message = excerpt(filename, source, offset, message)
+        problem = excerpt(filename, source, start + len(text[: int(position) - 1].encode()), message)
     else:
-        message = f"{place or filename}: {message}"
-    return "\n".join([message, *details({key: str(value) for key, value in fields.items() if value})])
+        problem = Problem(message, filename, line)
+    problem.text = "\n".join([problem.text, *details({key: str(value) for key, value in fields.items() if value})])
+    return problem
 
 
 def details(fields: dict[str, str]) -> Iterator[str]:
@@ -78,9 +77,3 @@ def details(fields: dict[str, str]) -> Iterator[str]:
     if names:
         yield f"about: {', '.join(names)}"
     yield f"SQLSTATE {fields.get('sqlstate')}"
-
-
-def short(statement: str) -> str:
-    """Return a statement in one line of bounded length."""
-    line = " ".join(statement.split())
-    return line if len(line) <= LONGEST_SHOWN else f"{line[:LONGEST_SHOWN]} …"

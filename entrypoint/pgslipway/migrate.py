@@ -13,7 +13,7 @@ from . import steps
 from .apply import BUSY, Busy, Job, apply, lost_while
 from .check import check
 from .connect import Connection
-from .errors import AccessRefused, BadConfiguration, BadMigrations, NewSession, StartOver, TableBusy
+from .errors import AccessRefused, BadConfiguration, BadMigrations, NewSession, Problem, StartOver, TableBusy
 from .history import History
 from .journal import NOT_BEGUN, Journal, Unfinished
 from .lock import Held, is_session, lock
@@ -77,7 +77,7 @@ async def migrate_under_lock(run: Run, connection: Connection, *, may_connect: b
         if held.is_pooled:
             refuse_what_needs_a_session(jobs)
         if jobs:
-            await patiently(run, partial(upgrade, run, held, jobs[-1].migration.version), history.name)
+            await patiently(run, partial(upgrade, run, held, jobs[-1].migration.version))
         is_ours = False  # until a file's end has told
         for job in jobs:
             is_ours = await apply_file(run, held, job, at_once=is_ours)
@@ -96,12 +96,12 @@ async def preflight(
         async with connection.transaction():
             unavailable = {row["name"] for row in await connection.fetch(UNAVAILABLE, list(wanted))}
         problems += [
-            f'{job.filename}: the server does not offer the extension "{name}"; install its package there'
+            Problem(f'the server does not offer the extension "{name}"; install its package there', job.filename)
             for job in jobs
             for name in sorted(job.contents.extensions & unavailable)
         ]
     if problems:
-        raise BadMigrations("\n".join(problems))
+        raise BadMigrations(*problems)
     for job in jobs:
         if progress := unfinished.get(job.migration.version):
             await steps.refuse_what_is_stuck(connection, journal, job, progress)
@@ -134,7 +134,7 @@ def refuse_what_needs_a_session(jobs: Sequence[Job]) -> None:
     problems = [problem for job in jobs for problem in job.contents.session_state]
     problems += [problem for job in jobs if job.config.role for problem in job.contents.outside]
     if problems:
-        raise BadConfiguration("\n".join(problems))
+        raise BadConfiguration(*problems)
 
 
 async def upgrade(run: Run, held: Held, largest: int) -> None:
@@ -166,7 +166,7 @@ def is_told_apart(run: Run, job: Job) -> bool:
 
     What was busy before may give up now, and so may anything where nothing is tried again.
     """
-    return (job.filename, "") in run.busy_since or not run.config.ddl_retry
+    return (job.filename, 0) in run.busy_since or not run.config.ddl_retry
 
 
 def soon(run: Run) -> float:

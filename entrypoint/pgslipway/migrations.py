@@ -13,7 +13,7 @@ from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, TypeAlias
 
-from .errors import BadMigrations
+from .errors import BadMigrations, Problem
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +29,8 @@ UTF_8 = codecs.getincrementaldecoder("utf-8-sig")
 LARGE = 1 << 20
 """Bytes above which a file is mapped, not read, and sent statement by statement."""
 CHUNK = 1 << 16
+LONGEST_SHOWN = 300
+"""Characters of a text that are shown in a line."""
 
 Source: TypeAlias = bytes | mmap.mmap
 
@@ -51,9 +53,10 @@ class Migration:
         try:
             source, found = read(self.path)
         except (OSError, UnicodeDecodeError) as error:
-            raise BadMigrations(f"{self.filename}: changed since this run began: {error}; run it again") from error
+            cause = f"changed since this run began: {error}; run it again"
+            raise BadMigrations(Problem(cause, self.filename)) from error
         if found != self.checksum:
-            raise BadMigrations(f"{self.filename}: changed since this run began; run it again")
+            raise BadMigrations(Problem("changed since this run began; run it again", self.filename))
         return source
 
 
@@ -68,16 +71,16 @@ def discover(folder: "Path") -> list[Migration]:
             files = sorted((entry for entry in entries if is_sql(entry.name)), key=attrgetter("name"))
     except OSError as error:
         raise BadMigrations(f"{folder}: {error.strerror}; MIGRATE_DIR must be the folder of migrations") from error
-    problems = []
+    problems: list[Problem | str] = []
     migrations = []
     for file in files:
         try:
             migrations.append(load(file))
         except BadMigrations as problem:
-            problems.append(str(problem))
+            problems += problem.problems
     problems += duplicates(migrations)
     if problems:
-        raise BadMigrations("\n".join(problems))
+        raise BadMigrations(*problems)
     if not migrations:
         raise BadMigrations(f"{folder}: no migration in this folder; {HOW_TO_NAME}")
     return sorted(migrations, key=lambda migration: migration.version)
@@ -95,18 +98,20 @@ def load(entry: os.DirEntry[str]) -> Migration:
     match = NAME.fullmatch(name)
     shown = name if name.isprintable() else ascii(name)
     if not match or not name.isprintable():
-        raise BadMigrations(f"{shown}: not a migration's name; {HOW_TO_NAME}")
+        raise BadMigrations(Problem(f"not a migration's name; {HOW_TO_NAME}", shown))
     version = int(match["version"])
     if version > LARGEST_VERSION:
-        raise BadMigrations(f"{shown}: the version is too large; the largest is {LARGEST_VERSION}")
+        raise BadMigrations(Problem(f"the version is too large; the largest is {LARGEST_VERSION}", shown))
     try:
         if not entry.is_file():
-            raise BadMigrations(f"{shown}: not a file; {entry.path} must be a regular file or a link to one")
+            raise BadMigrations(Problem(f"not a file; {entry.path} must be a regular file or a link to one", shown))
         _, checksum = read(entry.path)
     except OSError as error:
-        raise BadMigrations(f"{shown}: cannot be read: {error.strerror}") from error
+        raise BadMigrations(Problem(f"cannot be read: {error.strerror}", shown)) from error
     except UnicodeDecodeError as error:
-        raise BadMigrations(f"{shown}:{undecodable_line(entry.path)}: not UTF-8; save the file as UTF-8") from error
+        raise BadMigrations(
+            Problem("not UTF-8; save the file as UTF-8", shown, undecodable_line(entry.path))
+        ) from error
     return Migration(version=version, filename=name, checksum=checksum, path=entry.path)
 
 
@@ -174,3 +179,9 @@ def few(filenames: Sequence[str], most: int = 5) -> str:
     """List the first few of many filenames."""
     listed = ", ".join(filenames[:most])
     return listed if len(filenames) <= most else f"{listed} and {len(filenames) - most} more"
+
+
+def short(text: str) -> str:
+    """Return a text in one line of bounded length."""
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST_SHOWN else f"{line[:LONGEST_SHOWN]} …"

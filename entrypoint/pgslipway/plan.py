@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from .errors import HistoryConflict
+from .errors import HistoryConflict, Problem
 from .migrations import Migration, names
 
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -46,21 +46,25 @@ class Plan:
     """Pending, below a version that is applied."""
     applied: tuple[tuple[Migration, Applied], ...]
 
-    def refusals(self, policy: Policy) -> Iterator[str]:
+    def refusals(self, policy: Policy) -> Iterator[Problem | str]:
         """Yield each reason for which `up` must not run."""
         for row in self.ahead:
             if row.minimum_version and row.minimum_version > self.newest:
-                yield (
-                    f"{row.filename} was applied and says minimum-version: {row.minimum_version}; this image's newest "
-                    f"is {self.newest}: it cannot work with this schema; deploy a newer image"
+                yield Problem(
+                    f"was applied and says minimum-version: {row.minimum_version}; this image's newest is "
+                    f"{self.newest}: it cannot work with this schema; deploy a newer image",
+                    row.filename,
+                    joint=" ",
                 )
         for row in self.missing:
-            yield (
-                f"{row.filename} was applied but is not in this image; put the file back, as it was, or, if it never "
-                "belongs here, delete its row from the history"
+            yield Problem(
+                "was applied but is not in this image; put the file back, as it was, or, if it never belongs here, "
+                "delete its row from the history",
+                row.filename,
+                joint=" ",
             )
         if policy.edited == "refuse":
-            yield from map(edited_text, self.edited)
+            yield from map(edited_problem, self.edited)
         if self.ahead and policy.ahead == "refuse":
             yield f"the database is ahead of this image: {names(self.ahead)} (MIGRATE_AHEAD=refuse)"
         elif self.ahead and self.pending and policy.ahead is None:
@@ -77,15 +81,15 @@ class Plan:
     def refuse(self, policy: Policy) -> None:
         """Raise HistoryConflict with every reason for which `up` must not run, if there is one."""
         if reasons := list(self.refusals(policy)):
-            raise HistoryConflict("\n".join(reasons))
+            raise HistoryConflict(*reasons)
 
-    def warnings(self) -> Iterator[str]:
+    def warnings(self) -> Iterator[Problem | str]:
         """Yield what is worth a look where it is allowed."""
         if self.ahead:
             yield f"the database is ahead of this image, by {names(self.ahead)}"
         if self.out_of_order:
             yield f"out of order: {names(self.out_of_order)} is pending below a version that is applied"
-        yield from map(edited_text, self.edited)
+        yield from map(edited_problem, self.edited)
 
 
 def make_plan(migrations: Sequence[Migration], history: Sequence[Applied]) -> Plan:
@@ -119,12 +123,14 @@ def is_edited(migration: Migration, row: Applied) -> bool:
     return row.filename != migration.filename if row.checksum is None else row.checksum != migration.checksum
 
 
-def edited_text(pair: tuple[Migration, Applied]) -> str:
+def edited_problem(pair: tuple[Migration, Applied]) -> Problem:
     """Describe an edited file and the way out."""
     migration, row = pair
     if row.checksum is None:
-        return f"version {row.version} was applied as {row.filename} but is {migration.filename} in this image"
-    return (
-        f"{migration.filename} was edited after it was applied; put the old text back and make the change in a new "
-        "file (MIGRATE_EDITED=warn lets it pass)"
+        return Problem(f"version {row.version} was applied as {row.filename} but is {migration.filename} in this image")
+    return Problem(
+        "was edited after it was applied; put the old text back and make the change in a new file (MIGRATE_EDITED=warn "
+        "lets it pass)",
+        migration.filename,
+        joint=" ",
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from . import config, report
 from .commands import Options, Request, find
 from .config import Config
-from .errors import INTERNAL_ERROR, UP_TO_DATE, BadConfiguration, SlipwayError, Stopped
+from .errors import INTERNAL_ERROR, UP_TO_DATE, BadConfiguration, Problem, SlipwayError, Stopped
 from .report import Outcome
 
 if TYPE_CHECKING:
@@ -40,13 +40,18 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], stop: "Stop") -> i
     settings = config.from_environ(environ, {}, needs_database=False)
     report.set_up_logging(settings)
 
-    def end(exit_code: int, result: str, message: str) -> int:
+    def end(exit_code: int, result: str, message: str, problems: Sequence[Problem] = ()) -> int:
         stop.report = note
         seconds = time.monotonic() - started
-        outcome = Outcome(exit_code=exit_code, result=result, message=message, applied=applied, seconds=seconds)
+        outcome = Outcome(
+            exit_code=exit_code, result=result, message=message, problems=problems, applied=applied, seconds=seconds
+        )
         return finish(outcome, settings)
 
-    stop.report = lambda: end(*stopped(stop.signum, OVERDUE))
+    def fail(error: SlipwayError) -> int:
+        return end(error.exit_code, error.result, str(error), error.problems)
+
+    stop.report = lambda: fail(Stopped(stop.signum, OVERDUE))
     try:
         options, flags = parse(arguments)
         settings = config.from_environ(
@@ -63,12 +68,13 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], stop: "Stop") -> i
     except SystemExit:  # --help and --version
         return UP_TO_DATE
     except SlipwayError as error:
-        return end(error.exit_code, error.result, str(error))
+        return fail(error)
     except asyncio.CancelledError:
-        return end(*stopped(stop.signum))
+        return fail(Stopped(stop.signum))
     except Exception as error:
         logger.exception("a bug in pgslipway; please report it with this traceback")
-        return end(INTERNAL_ERROR, "internal error", f"{type(error).__name__}: {error}")
+        bug = f"{type(error).__name__}: {error}"
+        return end(INTERNAL_ERROR, "internal error", bug, [Problem(bug)])
 
 
 def parse(arguments: Sequence[str]) -> tuple[Options, dict[str, str]]:
@@ -78,12 +84,6 @@ def parse(arguments: Sequence[str]) -> tuple[Options, dict[str, str]]:
     from . import cli
 
     return cli.parse(arguments)
-
-
-def stopped(signum: int, how: str = "") -> tuple[int, str, str]:
-    """Return how a run ended that a signal stopped: exit code, result, message."""
-    error = Stopped(signum)
-    return error.exit_code, error.result, f"{error}{how}"
 
 
 async def execute(request: Request, stop: "Stop") -> str:
@@ -104,7 +104,7 @@ async def perform(request: Request) -> str:
     for warning in request.config.warnings:
         logger.warning(warning)
     if request.config.problems:
-        raise BadConfiguration("\n".join(request.config.problems))
+        raise BadConfiguration(*request.config.problems)
     return await find(request.options.command)(request)
 
 

@@ -7,13 +7,14 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from . import __version__
 from .config import Config
-from .migrations import few
+from .errors import Problem
+from .migrations import few, short
 
 TERMINATION_LOG = Path("/dev/termination-log")
 """Where Kubernetes reads a container's last words; written only if it exists."""
@@ -33,6 +34,8 @@ class Outcome:
     result: str
     """The exit code's name."""
     message: str
+    problems: Sequence[Problem] = ()
+    """What is wrong, each with its place, where the run failed; `message` is all of it in words."""
     applied: Sequence[str] = ()
     """The filenames that this run applied, in order."""
     seconds: float = 0.0
@@ -49,18 +52,28 @@ class Outcome:
 
     def to_json(self, limit: int = TERMINATION_BYTES) -> bytes:
         """Return the outcome as one JSON object of at most `limit` bytes; long parts are cut, and say so."""
-        fields: dict[str, Any] = asdict(self) | {
-            "seconds": round(self.seconds, 3),
+        fields: dict[str, Any] = {
+            "exit_code": self.exit_code,
+            "result": self.result,
+            "message": self.message,
             "applied": list(self.applied),
+            "seconds": round(self.seconds, 3),
             "applied_count": len(self.applied),
             "pgslipway": __version__,
+            "problems": [brief(problem) for problem in self.problems],
         }
         while len(encoded := json.dumps(fields, ensure_ascii=False).encode(errors="replace")) > limit:
-            if fields["applied"]:
-                fields["applied"] = fields["applied"][: len(fields["applied"]) // 2]
+            if long := next((name for name in ("applied", "problems") if fields[name]), None):
+                fields[long] = fields[long][: len(fields[long]) // 2]
             else:
                 fields["message"] = fields["message"][: len(fields["message"]) * 3 // 4] + " …"
         return encoded
+
+
+def brief(problem: Problem) -> dict[str, str | int | None]:
+    """Return a problem as JSON has it: the message has more of its text."""
+    first, _, _ = problem.text.partition("\n")
+    return {"file": problem.file or None, "line": problem.line or None, "text": short(first)}
 
 
 def write_outcome(outcome: Outcome, path: Path | None) -> None:

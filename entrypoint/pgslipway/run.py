@@ -36,7 +36,7 @@ class Run:
     config: Config
     migrations: Sequence[Migration]
     applied: list[str] = field(default_factory=list)
-    busy_since: dict[tuple[str, str], float] = field(default_factory=dict)
+    busy_since: dict[tuple[str, int], float] = field(default_factory=dict)
     """When a file, or a line of one that keeps what stands before it, first found its tables busy."""
     warned: set[str] = field(default_factory=set)
     """What was warned of already; the history is compared more than once."""
@@ -90,8 +90,8 @@ class Run:
         config = self.config
         policy = Policy(ahead=config.ahead, out_of_order=config.out_of_order, edited=config.edited)
         plan = make_plan(self.migrations, history)
-        refused = set(plan.refusals(policy))
-        for warning in plan.warnings():
+        refused = set(map(str, plan.refusals(policy)))
+        for warning in map(str, plan.warnings()):
             if warning not in refused and warning not in self.warned:
                 logger.warning(warning)
                 self.warned.add(warning)

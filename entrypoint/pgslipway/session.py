@@ -150,10 +150,10 @@ class Session:
                 async with lost_while(unknown):
                     await connection.execute(text)
         except BUSY as error:
-            raise Busy(str(error), recording=False, place=place) from error
+            raise Busy(str(error), recording=False, line=line) from error
         except asyncpg.PostgresError as error:
-            message = explain(server_error(error), self.job.filename, source, statement.start, text, place)
-            raise MigrationFailed(message) from error
+            problem = explain(server_error(error), self.job.filename, source, statement.start, text, line)
+            raise MigrationFailed(problem) from error
 
     async def mend(self, entry: Entry, lifted: str, sql: str) -> None:
         """Send SQL that mends what a statement left half done, with such time-outs lifted."""
@@ -175,9 +175,9 @@ class Session:
             async with lost_while(unknown):
                 yield
         except BUSY as error:
-            raise Busy(str(error), recording=False, place=self.place(entry)) from error
+            raise Busy(str(error), recording=False, line=entry.line) from error
         except asyncpg.PostgresError as error:
-            raise MigrationFailed(explain(error, self.place(entry))) from error
+            raise MigrationFailed(explain(error, self.job.filename, line=entry.line)) from error
 
     async def add(self, sql: str) -> None:
         """Send SQL whose last command adds a row to the journal. Raises StartOver where the lock was dropped."""

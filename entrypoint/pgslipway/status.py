@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from .journal import Progress, Unfinished
-from .message import short
+from .migrations import short
 from .plan import Plan
 
 NOT_HERE = "(a file that this image does not have)"

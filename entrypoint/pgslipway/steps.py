@@ -20,7 +20,7 @@ import asyncpg
 from .apply import BUSY, Busy, Job, lost_while, rolled_back_on_failure, see_through
 from .check import EXTENSION_UPDATE, NEEDS_ROLE, OUTSIDE, SETTINGS, TEMPORARY
 from .connect import Connection
-from .errors import BadConfiguration, HalfDone, HistoryConflict, MigrationFailed, StartOver
+from .errors import BadConfiguration, HalfDone, HistoryConflict, MigrationFailed, Problem, StartOver
 from .history import ROW_REMOVED
 from .journal import NOT_BEGUN, Entry, Journal, Progress
 from .lock import Held
@@ -109,10 +109,11 @@ async def run(held: Held, job: Job, watch: Watch) -> None:
 async def refuse_what_is_stuck(connection: Connection, journal: Journal, job: Job, progress: Progress) -> None:
     """Raise HalfDone where an unfinished file cannot go on without a person."""
     if job.contents.transactional:
-        raise HalfDone(
-            f"{job.filename} was begun without a transaction, and {progress.done} of its statements are done, so it "
-            "cannot run as one transaction now; put `-- no-transaction` back at its top"
+        begun = (
+            f"was begun without a transaction, and {progress.done} of its statements are done, so it cannot run as one "
+            "transaction now; put `-- no-transaction` back at its top"
         )
+        raise HalfDone(Problem(begun, job.filename, joint=" "))
     if progress.in_flight and rule_of(progress.in_flight) is None:
         raise HalfDone(undecided(job.filename, progress.in_flight))
     compare(journal, job, job.migration.read(), await journal.checksums(connection, job.migration.version))
@@ -131,7 +132,7 @@ def compare(journal: Journal, job: Job, source: Source, done: Sequence[str]) -> 
             message = f"this was edited after it was done; {way_out}"
             raise HalfDone(excerpt(job.filename, source, step.statement.start, message))
     if number < len(done):
-        raise HalfDone(f"{job.filename} has {number} statements now, but {way_out}")
+        raise HalfDone(Problem(f"has {number} statements now, but {way_out}", job.filename, joint=" "))
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,10 +252,11 @@ class File:
             is_invalid = await hides_invalid(session.connection, rule, entry)
         if is_invalid:
             await session.write(session.journal.remove(entry))
-            raise MigrationFailed(
-                f"{session.place(entry)}: the index {name} exists but is invalid: left by a build that did not end, or "
-                "being built; drop it with DROP INDEX CONCURRENTLY and run again"
+            invalid = (
+                f"the index {name} exists but is invalid: left by a build that did not end, or being built; drop it "
+                "with DROP INDEX CONCURRENTLY and run again"
             )
+            raise MigrationFailed(Problem(invalid, self.job.filename, entry.line))
         await session.write(session.journal.finish(entry))
 
     async def took_effect(self, rule: Rule | None, entry: Entry, error: MigrationFailed | Busy) -> bool:
@@ -264,8 +266,9 @@ class File:
         """
         session = self.session
         if rule is None and COMMITS_INSIDE.match(entry.statement or ""):
-            cause = str(error) if isinstance(error, MigrationFailed) else f"{error.place}: {error}"
-            raise HalfDone(f"{cause}\n{undecided(self.job.filename, entry)}") from error
+            busy = [Problem(str(error), self.job.filename, entry.line)]
+            causes = error.problems if isinstance(error, MigrationFailed) else busy
+            raise HalfDone(*causes, undecided(self.job.filename, entry)) from error
         if rule is None:
             await session.write(session.journal.remove(entry))
             return False
@@ -282,10 +285,8 @@ class File:
         """
         session = self.session
         if session.held.another is None:
-            raise BadConfiguration(
-                f"{self.job.filename}:{step.line} needs a second connection, which run_migrations does not open; use "
-                "the image, or the command line"
-            )
+            needs = "needs a second connection, which run_migrations does not open; use the image, or the command line"
+            raise BadConfiguration(Problem(needs, self.job.filename, step.line, joint=" "))
         entry = replace(step.entry(self.job.migration.version), statement=step.text)
         connection = await session.held.another(session.startup)
         try:

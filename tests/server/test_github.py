@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from containers import call
-from pgslipway.github import annotation, in_repository, problems, summary
+from pgslipway.errors import Problem
+from pgslipway.github import annotation, in_repository, summary
 from pgslipway.report import Outcome
 
 if TYPE_CHECKING:
@@ -158,27 +159,28 @@ def test_folder_is_seen_from_the_checkout(folder_: str, workspace: str, shown: s
     assert in_repository(Path(folder_), Path(workspace)) == shown
 
 
-MESSAGES = {
-    "line": ("1_a.sql:7: no", [("1_a.sql", "7", "no")]),
-    "file": ("x.sql: not a migration's name", [("x.sql", "", "not a migration's name")]),
-    "conflict": ("1_a.sql was edited after it was applied", [("1_a.sql", "", "was edited after it was applied")]),
-    "two": ("1_a.sql:1: a\n  1 | a\n2_b.sql:2: b", [("1_a.sql", "1", "a\n  1 | a"), ("2_b.sql", "2", "b")]),
-    "none": ("db:5432/shop: 1 migration missing: 1_a.sql", [("", "", "db:5432/shop: 1 migration missing: 1_a.sql")]),
-    "state": ("1_a.sql:1: a\n1_a.sql was rolled back", [("1_a.sql", "1", "a\n1_a.sql was rolled back")]),
-    "before": ("version 1 is no\n2_b.sql: no", [("", "", "version 1 is no"), ("2_b.sql", "", "no")]),
-    "blanks": ("1_a b.sql:1: a", [("1_a b.sql", "1", "a")]),
+PROBLEMS = {
+    "line": (Problem("no", "1_a.sql", 7), "1_a.sql:7: no", "file=m/1_a.sql,line=7,title=t::no"),
+    "file": (Problem("not a name", "x.sql"), "x.sql: not a name", "file=m/x.sql,title=t::not a name"),
+    "sentence": (
+        Problem("was edited", "1_a.sql", joint=" "),
+        "1_a.sql was edited",
+        "file=m/1_a.sql,title=t::was edited",
+    ),
+    "none": (Problem("db:5432/shop: no 1_a.sql"), "db:5432/shop: no 1_a.sql", "title=t::db:5432/shop: no 1_a.sql"),
+    "more": (
+        Problem("a\n  1 | a", "1_a.sql", 1),
+        "1_a.sql:1: a\n  1 | a",
+        "file=m/1_a.sql,line=1,title=t::a%0A  1 | a",
+    ),
+    "blanks": (Problem("a", "1_a b.sql", 1), "1_a b.sql:1: a", "file=m/1_a b.sql,line=1,title=t::a"),
+    "marks": (Problem("x:y,z", "1_a,b.sql"), "1_a,b.sql: x:y,z", "file=m/1_a%2Cb.sql,title=t::x:y,z"),
 }
 
 
-@pytest.mark.parametrize(("message", "expected"), MESSAGES.values(), ids=MESSAGES)
-def test_message_is_split_into_what_it_says_of_each_place(message: str, expected: list[tuple[str, str, str]]) -> None:
-    assert [(problem.filename, problem.line, problem.text) for problem in problems(message)] == expected
-
-
-def test_properties_are_escaped() -> None:
-    (problem,) = problems("1_a,b.sql: x:y,z")
-
-    assert annotation(problem, "t", "m") == "::error file=m/1_a%2Cb.sql,title=t::x:y,z"
+@pytest.mark.parametrize(("problem", "words", "command"), PROBLEMS.values(), ids=PROBLEMS)
+def test_problem_is_the_same_in_words_and_as_an_annotation(problem: Problem, words: str, command: str) -> None:
+    assert (str(problem), annotation(problem, "t", "m")) == (words, f"::error {command}")
 
 
 def test_summary_of_many_files_is_bounded() -> None:

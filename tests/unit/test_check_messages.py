@@ -90,7 +90,7 @@ def look(text: str, version: int = 3) -> Contents:
 def test_problem_is_shown_with_its_line_and_a_caret(text: str, message: str) -> None:
     contents = look(text)
 
-    assert contents.problems == [message]
+    assert list(map(str, contents.problems)) == [message]
 
 
 LICENCE = "/* Licensed under\n-- the terms; of\n*/\n"

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgslipway import __version__
+from pgslipway.errors import Problem
 from pgslipway.report import JsonFormatter, Outcome, TextFormatter, write_outcome
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def test_short_outcome_is_not_cut(message: str, names: list[str]) -> None:
         "exit_code": 0,
         "result": "up to date",
         "message": message,
+        "problems": [],
         "applied": names,
         "seconds": 2.0,
         "applied_count": len(names),
@@ -86,6 +88,29 @@ def test_filenames_are_cut_before_the_message() -> None:
     assert read["applied"] == names[: len(read["applied"])]
     assert 10 < len(read["applied"]) < 1000
     assert read["applied_count"] == 1000
+
+
+def test_problems_have_file_line_and_their_first_line() -> None:
+    problems = [Problem("no\n  3 | SELECT no", "1_a.sql", 3), Problem("no such database")]
+    outcome = Outcome(exit_code=24, result="migration failed", message="m", problems=problems)
+
+    assert parsed(outcome)["problems"] == [
+        {"file": "1_a.sql", "line": 3, "text": "no"},
+        {"file": None, "line": None, "text": "no such database"},
+    ]
+
+
+def test_problems_are_cut_before_the_message() -> None:
+    problems = [Problem("no", f"{number:03}_a.sql", 1) for number in range(1000)]
+    outcome = Outcome(exit_code=21, result="bad migration files", message="m" * 1000, problems=problems)
+
+    read = parsed(outcome)
+
+    assert read["message"] == "m" * 1000
+    assert [problem["file"] for problem in read["problems"]] == [problem.file for problem in problems][
+        : len(read["problems"])
+    ]
+    assert 10 < len(read["problems"]) < 1000
 
 
 def test_failure_says_what_is_kept() -> None:

@@ -186,4 +186,4 @@ def test_check_finds_problems_in_anything_and_fails_on_nothing(source: bytes) ->
 
     contents = check(migration, source)
 
-    assert all(problem.startswith("1_a.sql:") for problem in contents.problems)
+    assert all(problem.file == "1_a.sql" for problem in contents.problems)
