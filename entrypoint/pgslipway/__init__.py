@@ -1,7 +1,6 @@
 """pgslipway: your Postgres schema, up to date before your app starts."""
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -26,7 +25,7 @@ async def run_migrations(
     out_of_order: str = "allow",
     edited: str = "refuse",
 ) -> list[str]:
-    """Apply what is pending in `migrations_dir`, over one connection of `pool` at a time.
+    """Apply the pending migrations in `migrations_dir`, over one connection of `pool` at a time.
 
     Returns the filenames newly applied, in order; [] when there is nothing to do. The keywords are the image's
     settings of the same names (see README.md); timeouts are in seconds, 0 for no limit. The environment is not
@@ -34,10 +33,10 @@ async def run_migrations(
     """
     from pathlib import Path
 
-    from .api import run_on_pool
     from .config import from_keywords
     from .errors import BadConfiguration
     from .migrations import discover
+    from .pool import run_on_pool
     from .run import Run
 
     try:

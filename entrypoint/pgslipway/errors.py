@@ -15,11 +15,23 @@
     ├── MigrationFailed       24  Postgres refused a statement
     ├── HalfDone              25  a non-transactional file stopped where only a person can tell
     └── Stopped        130, 143  SIGINT, SIGTERM
+
+What steers a run and never leaves it:
+
+    StartOver: connect, lock, read the history and plan anew
+        NewSession: the same file again, on a new session
+    Busy: the tables of a file, or its history row, are in use; the same file again
+    NothingRan: Postgres refused a whole message; the same file in three messages
+    NotInTransaction: the same statement outside a transaction
+
+No heavy import here, as in every module that a start with nothing to do shares with the rest.
 """
 
-from signal import Signals
-from typing import ClassVar
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
 
+SIGNALS = {2: "SIGINT", 15: "SIGTERM"}
 UP_TO_DATE = 0
 INTERNAL_ERROR = 70
 
@@ -50,7 +62,7 @@ class SlipwayError(Exception):
     """A failure that was foreseen; its text is for the operator, complete and without a secret."""
 
     exit_code: int
-    result: ClassVar[str]
+    result: "ClassVar[str]"
 
     state = ""
     """What became of the file that ran, once that is known; it follows the last problem."""
@@ -156,7 +168,7 @@ class Stopped(SlipwayError):
     result = "stopped"
 
     def __init__(self, signum: int, how: str = "") -> None:
-        super().__init__(f"stopped by {Signals(signum).name}{how}")
+        super().__init__(f"stopped by {SIGNALS[signum]}{how}")
         self.exit_code = 128 + signum
 
 
@@ -166,3 +178,24 @@ class StartOver(Exception):
 
 class NewSession(StartOver):
     """The same file is tried again, on a new session; MIGRATE_DDL_RETRY bounds it."""
+
+
+class Busy(Exception):
+    """A lock was not to be had, or a deadlock was broken up; the file was rolled back and may be tried again."""
+
+    def __init__(self, cause: str, *, line: int = 0, blocker: str = "", recording: bool = False) -> None:
+        super().__init__(f"{cause} while {blocker}" if blocker else cause)
+        self.line = line
+        """The statement's line, in a file that keeps the statements before it; else 0."""
+        self.blocker = blocker
+        """The lock that was waited for and its holders, where they were seen."""
+        self.recording = recording
+        """The busy table is the history: another runner is applying the same file."""
+
+
+class NothingRan(Exception):
+    """A syntax error, with which Postgres refuses a whole message; the file sent alone tells it better."""
+
+
+class NotInTransaction(Exception):
+    """Postgres refuses to run the statement inside a transaction."""

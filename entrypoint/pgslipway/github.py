@@ -11,8 +11,8 @@ from pathlib import Path
 
 from .config import Config
 from .errors import Problem
-from .migrations import short
-from .report import Outcome
+from .outcome import Outcome
+from .words import short
 
 MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\|<>*_`[]"})
 """The characters that Markdown takes for itself, with a backslash before them."""

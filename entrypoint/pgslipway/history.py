@@ -5,21 +5,20 @@ pg_catalog for the same reason.
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import asyncpg
 
-from .connect import HEALING, Connection
-from .errors import AccessRefused, DatabaseUnavailable, HistoryConflict, SlipwayError
-from .migrations import Migration
-from .quote import milliseconds, quote_array, quote_literal, quote_name
-
-if TYPE_CHECKING:
-    from .plan import Applied
+from . import question
+from .connect import Connection
+from .driver_errors import BUSY, HEALING
+from .errors import AccessRefused, Busy, DatabaseUnavailable, HistoryConflict, SlipwayError, StartOver
+from .migrations import Applied, Migration
+from .quote import milliseconds, quote_literal, quote_name
 
 LARGEST_INT = 2**31 - 1
+# The columns of the table, their types, and whether one is its key: a valid unique index over it alone, without WHERE.
 COLUMNS = """
 SELECT a.attname AS name, pg_catalog.format_type(a.atttypid, NULL) AS type, c.relkind::text AS kind,
        EXISTS (SELECT FROM pg_catalog.pg_index i
@@ -38,9 +37,9 @@ UNREADABLE = (
     asyncpg.WrongObjectTypeError,
     asyncpg.DataError,
 )
-"""What asking a table fails with that is not there, was taken over, or belongs to another tool."""
-LOOK = "SET LOCAL lock_timeout = '5s';"
-"""Bounds how long a look at the table may wait for somebody who has locked it."""
+"""The failures of a question to a table that is not there, was taken over, or belongs to another tool."""
+MADE = (asyncpg.UniqueViolationError, asyncpg.DuplicateSchemaError, asyncpg.DuplicateTableError)
+"""The failures of making a schema or a table that somebody else makes at the same moment."""
 HAS_SCHEMA = "SELECT true FROM pg_catalog.pg_namespace WHERE nspname = $1"
 CREATE = """CREATE TABLE {table} (
     version {integer} PRIMARY KEY, filename TEXT NOT NULL, applied_at TIMESTAMPTZ DEFAULT NOW(),
@@ -80,45 +79,35 @@ class History:
     @property
     def name(self) -> str:
         """The qualified, quoted name."""
-        return f"{quote_name(self.schema)}.{quote_name(self.table)}"
+        return question.table_name(self.schema, self.table)
 
     @property
-    def set_role(self) -> str:
+    def set_role_sql(self) -> str:
         """SQL that becomes the role for the rest of the transaction; empty without one."""
-        return f"SET LOCAL ROLE {quote_name(self.role)};" if self.role else ""
+        return question.set_role_sql(self.role)
 
     @property
-    def look(self) -> str:
-        """SQL that takes the role and bounds the wait for somebody who has locked the table, for one message."""
-        return f"{LOOK} {self.set_role}"
+    def look_sql(self) -> str:
+        """SQL that takes the role and bounds the wait for the table's lock, for one message."""
+        return question.look_sql(self.role)
 
-    def undone(self, migrations: Sequence[Migration]) -> str:
+    def undone_sql(self, migrations: Sequence[Migration]) -> str:
         """Return the query that returns a row unless the history holds exactly these migrations."""
-        versions = quote_array(str(migration.version) for migration in migrations)
-        checksums = quote_array(migration.checksum for migration in migrations)
-        filenames = quote_array(migration.filename for migration in migrations)
-        return f"""
-            SELECT FROM ROWS FROM (
-                pg_catalog.unnest({versions}::bigint[]),
-                pg_catalog.unnest({checksums}::text[]),
-                pg_catalog.unnest({filenames}::text[])
-            ) AS image (version, checksum, filename)
-            FULL JOIN {self.name} AS history ON history.version::bigint = image.version
-            WHERE coalesce(history.checksum::text = image.checksum, history.filename::text = image.filename) IS NOT TRUE
-            LIMIT 1"""
+        return question.undone_sql(self.name, ((one.version, one.checksum, one.filename) for one in migrations))
 
     async def is_current(self, connection: Connection, migrations: Sequence[Migration]) -> bool:
         """Tell in one round trip whether the history holds exactly these migrations.
 
         The answer is the tag of a simple query, so nothing is prepared. Also False where the table cannot be
-        read this way; `read` looks into that.
+        asked this way; `rows` looks into that.
         """
         try:
-            return await connection.execute(f"{self.look} {self.undone(migrations)}") == "SELECT 0"
+            answer = await connection.execute(f"{self.look_sql} {self.undone_sql(migrations)}")
         except UNREADABLE:
             return False
+        return answer == question.UP_TO_DATE
 
-    async def read(self, connection: Connection) -> "list[Applied]":
+    async def rows(self, connection: Connection) -> list[Applied]:
         """Return the rows by version; none where there is no table yet.
 
         Raises HistoryConflict for a table that is not ours, AccessRefused where the role may not read it.
@@ -132,24 +121,26 @@ class History:
             rows = await connection.fetch(query)
         if any(row["version"] is None or row["filename"] is None for row in rows):
             raise HistoryConflict(f"{self.name} has a row without a version or a filename; complete it or delete it")
-        from .plan import Applied
-
         return [Applied(**row) for row in rows]
 
     async def upgrade(self, connection: Connection, largest: int, lock_timeout: float) -> None:
         """Make the table fit for versions up to `largest`: look first, and change only what is missing.
 
-        Raises HistoryConflict, AccessRefused; asyncpg's LockNotAvailableError after `lock_timeout` seconds.
+        Raises HistoryConflict, AccessRefused, StartOver, and Busy after `lock_timeout` seconds.
         """
         async with self.transaction(connection):
             columns = await self.columns(connection)
             if columns:
                 check_columns(columns, self.name)
             has_schema = await connection.fetchval(HAS_SCHEMA, self.schema)
-            if changes := list(self.changes(columns, bool(has_schema), largest)):
-                await connection.execute(f"SET LOCAL lock_timeout = {milliseconds(lock_timeout)}; {';'.join(changes)}")
+            changes = list(self.changes_sql(columns, bool(has_schema), largest))
+            if changes:
+                with made_once("the schema or the table of the history"):
+                    await connection.execute(
+                        f"SET LOCAL lock_timeout = {milliseconds(lock_timeout)}; {';'.join(changes)}"
+                    )
 
-    def changes(self, columns: Mapping[str, Column], has_schema: bool, largest: int) -> Iterator[str]:
+    def changes_sql(self, columns: Mapping[str, Column], has_schema: bool, largest: int) -> Iterator[str]:
         """Yield the statements that create the table or add what it lacks."""
         if not has_schema:
             yield f"CREATE SCHEMA {quote_name(self.schema)}"
@@ -172,7 +163,7 @@ class History:
         """Run the block in a transaction as the role. Raises AccessRefused where a privilege is missing."""
         try:
             async with connection.transaction():
-                await connection.execute(self.look)
+                await connection.execute(self.look_sql)
                 yield
         except (asyncpg.InsufficientPrivilegeError, asyncpg.InvalidParameterValueError) as error:
             raise AccessRefused(
@@ -181,7 +172,9 @@ class History:
             ) from error
 
     def failure(self, error: asyncpg.PostgresError, doing: str) -> SlipwayError:
-        """Return what it means that the server refused something about the table while `doing` it."""
+        """Return what it means that the server refused something about the table; `doing` says what that leaves."""
+        if ROW_REMOVED in str(error):
+            return HistoryConflict(f"{doing}: a trigger on {self.name} lets no row in; remove it")
         state = error.sqlstate or ""
         kind: type[SlipwayError] = HistoryConflict
         if state[:2] in HEALING:
@@ -194,7 +187,7 @@ class History:
         """Tell whether a constraint that was violated is one of the table's."""
         return (error.schema_name, error.table_name) == (self.schema, self.table)
 
-    def record(self, migration: Migration, minimum_version: int | None, condition: str) -> str:
+    def record_sql(self, migration: Migration, minimum_version: int | None, condition: str) -> str:
         """Return the SQL that records `migration` as applied if `condition` holds; its tag counts the row."""
         return f"""
             INSERT INTO {self.name} (version, filename, applied_at, checksum, minimum_version)
@@ -202,21 +195,33 @@ class History:
                    {quote_literal(migration.checksum)}, {minimum_version or "NULL"}::bigint
              WHERE {condition}"""
 
-    def has(self, migration: Migration) -> str:
+    def row_sql(self, migration: Migration) -> str:
         """Return the query for the row of `migration`, without columns."""
         return f"SELECT FROM {self.name} WHERE version = {migration.version}"
 
-    def verify(self, migration: Migration) -> str:
+    def verify_sql(self, migration: Migration) -> str:
         """Return SQL that fails unless this transaction wrote the row of `migration`.
 
-        It fails with TRANSACTION_ENDED when another one did, with ROW_REMOVED when there is none.
+        It fails with TRANSACTION_ENDED when another one did, with ROW_REMOVED when there is none. A COMMIT that the
+        splitter could not see leaves a row with the xmin of an earlier transaction: so this asks for its own.
         """
-        row = self.has(migration)
+        row = self.row_sql(migration)
         return f"""
             SELECT pg_catalog.set_config(
                 CASE WHEN EXISTS ({row}) THEN {quote_literal(TRANSACTION_ENDED)} ELSE {quote_literal(ROW_REMOVED)} END,
                 '', true
             ) WHERE NOT EXISTS ({row} AND xmin = pg_catalog.pg_current_xact_id()::pg_catalog.xid)"""
+
+
+@contextmanager
+def made_once(what: str) -> Iterator[None]:
+    """Raise StartOver where somebody else makes the same in the same moment, Busy where somebody has locked it."""
+    try:
+        yield
+    except MADE as error:
+        raise StartOver(f"somebody else made {what}: {error}") from error
+    except BUSY as error:
+        raise Busy(str(error)) from error
 
 
 def check_columns(columns: Mapping[str, Column], table: str) -> None:

@@ -1,20 +1,20 @@
-"""One run of the program: settings, command, outcome."""
+"""The program: settings, command, outcome, exit code."""
 
 import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING
 
-from . import config, report
-from .commands import Options, Request, find
+from . import config
 from .config import Config
 from .errors import INTERNAL_ERROR, UP_TO_DATE, BadConfiguration, Problem, SlipwayError, Stopped
-from .report import Outcome
-
-if TYPE_CHECKING:
-    from .__main__ import Stop
+from .log import set_up_logging
+from .outcome import Outcome, write_outcome
+from .request import Options, Request
+from .signals import Stop, note
+from .up import up
+from .wait import wait
 
 logger = logging.getLogger(__package__)
 
@@ -29,16 +29,12 @@ DEFAULTS = {"wait": {"MIGRATE_WAIT_TIMEOUT": "10m"}}
 """The settings whose default depends on the command."""
 
 
-def note() -> None:
-    """Say nothing more: it has been said."""
-
-
-def run(arguments: Sequence[str], environ: Mapping[str, str], stop: "Stop") -> int:
+def run_command(arguments: Sequence[str], environ: Mapping[str, str], stop: Stop) -> int:
     """Run a command and report how it ended; return the exit code."""
     started = time.monotonic()
     applied: list[str] = []
     settings = config.from_environ(environ, {}, needs_database=False)
-    report.set_up_logging(settings)
+    set_up_logging(settings)
 
     def end(exit_code: int, result: str, message: str, problems: Sequence[Problem] = ()) -> int:
         stop.report = note
@@ -53,14 +49,14 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], stop: "Stop") -> i
 
     stop.report = lambda: fail(Stopped(stop.signum, OVERDUE))
     try:
-        options, flags = parse(arguments)
+        options, flags = given_by(arguments)
         settings = config.from_environ(
             environ,
             flags,
             defaults=DEFAULTS.get(options.command),
             needs_database=options.command not in WITHOUT_DATABASE,
         )
-        report.set_up_logging(settings)
+        set_up_logging(settings)
         request = Request(config=settings, options=options, applied=applied)
         with closing(asyncio.new_event_loop()) as loop:  # asyncio.run waits for a resolver that does not answer
             message = loop.run_until_complete(execute(request, stop))
@@ -77,16 +73,16 @@ def run(arguments: Sequence[str], environ: Mapping[str, str], stop: "Stop") -> i
         return end(INTERNAL_ERROR, "internal error", bug, [Problem(bug)])
 
 
-def parse(arguments: Sequence[str]) -> tuple[Options, dict[str, str]]:
+def given_by(arguments: Sequence[str]) -> tuple[Options, dict[str, str]]:
     """Return the options, and the settings given as flags; a container is mostly started without any."""
     if not arguments:
         return Options(), {}
-    from . import cli
+    from .cli.arguments import parse
 
-    return cli.parse(arguments)
+    return parse(arguments)
 
 
-async def execute(request: Request, stop: "Stop") -> str:
+async def execute(request: Request, stop: Stop) -> str:
     """Run the command so that a signal cancels it. Raises BadConfiguration with everything that is wrong."""
     loop = asyncio.get_running_loop()
     command = asyncio.ensure_future(perform(request))
@@ -105,13 +101,19 @@ async def perform(request: Request) -> str:
         logger.warning(warning)
     if request.config.problems:
         raise BadConfiguration(*request.config.problems)
-    return await find(request.options.command)(request)
+    if request.options.command == "up":
+        return await up(request.config, request.applied)
+    if request.options.command == "wait":
+        return await wait(request.config)
+    from .cli.commands import COMMANDS
+
+    return await COMMANDS[request.options.command](request)
 
 
 def finish(outcome: Outcome, settings: Config) -> int:
     """Log the outcome and write it for the orchestrator; return the exit code."""
     level = logging.ERROR if outcome.exit_code else logging.INFO
-    report.write_outcome(outcome, settings.termination_log)
+    write_outcome(outcome, settings.termination_log)
     fields = {"exit_code": outcome.exit_code, "result": outcome.result, "seconds": round(outcome.seconds, 3)}
     logger.log(level, "%s", outcome.text, extra=fields)
     if outcome.exit_code:

@@ -1,6 +1,8 @@
-"""Values as SQL: names, literals, arrays, durations; everything that our own statements hold goes through here."""
+"""Values as SQL: names, literals, arrays, durations; every value in our own statements goes through here."""
 
-from collections.abc import Iterable
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def quote_name(name: str) -> str:
@@ -14,7 +16,7 @@ def quote_literal(text: str) -> str:
     return f" E{quoted}" if "\\" in text else quoted
 
 
-def quote_array(texts: Iterable[str]) -> str:
+def quote_array(texts: "Iterable[str]") -> str:
     """Return `texts` as the literal of an array of text."""
     escaped = (text.replace("\\", "\\\\").replace('"', '\\"') for text in texts)
     return quote_literal("{" + ",".join(f'"{text}"' for text in escaped) + "}")

@@ -18,7 +18,7 @@ import yaml
 
 from containers import ROOT
 from pgslipway import __version__, errors
-from pgslipway.cli import parse
+from pgslipway.cli.arguments import parse
 from pgslipway.config import SETTINGS, Config, from_environ
 from pgslipway.libpq import LIBPQ
 

@@ -13,7 +13,7 @@ import pytest
 from containers import call
 from pgslipway.errors import Problem
 from pgslipway.github import annotation, in_repository, summary
-from pgslipway.report import Outcome
+from pgslipway.outcome import Outcome
 
 if TYPE_CHECKING:
     from conftest import Folder, Slipway

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pgslipway.lock import lock_key
+from pgslipway.engine.lock import lock_key
 from servers import pgbouncer
 
 if TYPE_CHECKING:

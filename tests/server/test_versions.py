@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from containers import ROOT
-from pgslipway.watch import PROGRESS
+from pgslipway.engine.watch import PROGRESS
 from proxy import RoundTrips
 from servers import Embedded, eventually
 from unfinished import (

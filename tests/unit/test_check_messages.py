@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pgslipway.check import Contents, check
+from pgslipway.engine.check import Contents, check
 from pgslipway.migrations import Migration
 
 if TYPE_CHECKING:

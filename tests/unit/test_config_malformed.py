@@ -7,7 +7,6 @@ import re
 import string
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -17,8 +16,10 @@ from hypothesis import strategies as st
 
 from conftest import DOCUMENTED_CODES, INTERNAL_ERROR
 from pgslipway import program
-from pgslipway.config import SETTINGS, from_environ
+from pgslipway.config import SETTINGS, Config, from_environ
+from pgslipway.connect import driver_arguments
 from pgslipway.libpq import target
+from pgslipway.signals import Stop
 from servers import refusing
 
 if TYPE_CHECKING:
@@ -37,22 +38,17 @@ MANY = settings(max_examples=500, deadline=None)
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The program, run inside of this process, leaves its PG* variables behind."""
-    before = dict(os.environ)
-    for variable in [variable for variable in before if variable.startswith("PG")]:
+    """The driver reads PG* variables by itself; the program, run inside of this process, leaves them as they are."""
+    for variable in [variable for variable in os.environ if variable.startswith("PG")]:
         monkeypatch.delenv(variable)
     yield
-    os.environ.clear()
-    os.environ.update(before)
+    assert [variable for variable in os.environ if variable.startswith("PG")] == []
 
 
-def read_by_driver(url: str) -> str | None:
-    """The password that asyncpg finds in a URL."""
-    names = (
-        "host port user password passfile database ssl service servicefile direct_tls server_settings "
-        "target_session_attrs krbsrvname gsslib"
-    )
-    given = dict.fromkeys(names.split()) | {"dsn": url}
+def read_by_driver(config: Config) -> str | None:
+    """The password that asyncpg takes from our arguments."""
+    names = "passfile service servicefile server_settings"
+    given = dict.fromkeys(names.split()) | driver_arguments(config.libpq, 0)
     _, parameters = cast("Any", connect_utils)._parse_connect_dsn_and_args(**given)
     return cast("str | None", parameters.password)
 
@@ -65,7 +61,7 @@ def test_password_in_a_url_is_read_right_or_refused(password: str) -> None:
 
     config = from_environ({"DATABASE_URL": url}, {})
 
-    assert config.problems or read_by_driver(url) == password
+    assert config.problems or read_by_driver(config) == password
 
 
 FORMS = [
@@ -176,7 +172,7 @@ COMMANDS = st.sampled_from(
 def run(arguments: list[str], environ: Mapping[str, str]) -> tuple[int, str]:
     """Run the program inside of this process; the exit code and all that it printed."""
     with redirect_stdout(StringIO()) as printed, redirect_stderr(printed):
-        code = program.run(arguments, environ, cast("Any", SimpleNamespace(signum=0, action=None)))
+        code = program.run_command(arguments, environ, Stop())
     return code, printed.getvalue()
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pgslipway.errors import BadMigrations
-from pgslipway.migrations import CHUNK, LARGE, discover
+from pgslipway.files import CHUNK, LARGE
+from pgslipway.migrations import discover
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pgslipway.engine.plan import Plan, Policy, make_plan
 from pgslipway.errors import HistoryConflict
-from pgslipway.migrations import Migration
-from pgslipway.plan import Applied, Plan, Policy, make_plan
+from pgslipway.migrations import Applied, Migration
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 

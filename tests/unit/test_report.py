@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from pgslipway import __version__
 from pgslipway.errors import Problem
-from pgslipway.report import JsonFormatter, Outcome, TextFormatter, write_outcome
+from pgslipway.log import JsonFormatter, TextFormatter
+from pgslipway.outcome import Outcome, write_outcome
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pgslipway.engine.sql import SqlError, leading_comments, statements
 from pgslipway.quote import quote_array, quote_literal, quote_name
-from pgslipway.sql import SqlError, leading_comments, statements
 
 if TYPE_CHECKING:
     from servers import Database

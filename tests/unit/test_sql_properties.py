@@ -6,9 +6,9 @@ import postgast
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from pgslipway.check import check
+from pgslipway.engine.check import check
+from pgslipway.engine.sql import SqlError, leading_comments, statements, tokens
 from pgslipway.migrations import Migration
-from pgslipway.sql import SqlError, leading_comments, statements, tokens
 
 Text = st.SearchStrategy[str]
 PATIENT = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.filter_too_much]}

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from .migrations import Source
+from ..files import Source
 
 E_STRING = rb"'(?>(?:[^'\\]++|''|\\.)*)'"
 NEXT_LINE = rb"(?:(?>(?:[ \t\f\v]|--[^\r\n]*+)*)[\r\n](?>(?:\s|--[^\r\n]*+[\r\n])*))"

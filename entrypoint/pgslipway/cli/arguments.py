@@ -1,21 +1,21 @@
 """The command line: commands, their options, and a flag for each setting."""
 
 import argparse
-import re
 from collections.abc import Sequence
 from typing import NoReturn
 
-from . import __version__, errors
-from .commands import Options
-from .config import SETTINGS, redact
-from .errors import BadConfiguration, SlipwayError
+from .. import __version__, errors
+from ..config import SETTINGS
+from ..errors import BadConfiguration, SlipwayError
+from ..request import Options
+from ..settings import is_digits, redact
 
 COMMANDS = {
     "up": "wait for Postgres, lock, apply what is pending (the default)",
     "wait": "block until another run has applied everything; reads the history only (14 when it takes too long)",
     "status": "show a row for each migration (--json, --exit-code: 14 when something is pending)",
     "plan": "show what `up` would do, and exit with the code that it would refuse with",
-    "resolve": "say what became of a half-done statement: resolve VERSION --done, or --retry",
+    "resolve": "decide on a half-done statement: resolve VERSION --done, or --retry",
     "check": "check the files alone, without a database (--since VERSION)",
     "rehearse": "apply everything to a throw-away embedded Postgres (DIR instead of MIGRATE_DIR)",
 }
@@ -55,8 +55,8 @@ def parse(arguments: Sequence[str]) -> tuple[Options, dict[str, str]]:
 
 
 def check_resolve(options: Options) -> None:
-    """Raise BadConfiguration unless it is said what to resolve, and how."""
-    if not re.fullmatch(r"[0-9]{1,19}", options.argument or "") or options.done == options.retry:
+    """Raise BadConfiguration unless a version and one decision are given."""
+    if not is_digits(options.argument or "", 19) or options.done == options.retry:
         raise BadConfiguration(
             "resolve takes the version of the unfinished file, and either --done (its statement in flight took effect: "
             "go on after it) or --retry (it did not: run it again), as in: pgslipway resolve 3 --done"

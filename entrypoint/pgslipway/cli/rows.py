@@ -1,13 +1,21 @@
-"""What `status` and `plan` show: a row for each migration, as a table or as JSON."""
+"""The rows that `status` and `plan` show: one for each migration, as a table or as JSON."""
 
 import json
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
-from .journal import Progress, Unfinished
-from .migrations import short
-from .plan import Plan
+from ..config import Config
+from ..connect import connect
+from ..engine.journal import Progress, Unfinished
+from ..engine.plan import Plan, make_plan
+from ..engine.preflight import unfinished_as_login
+from ..engine.sending import own_sql
+from ..migrations import discover
+from ..run import Run
+from ..words import short
 
 NOT_HERE = "(a file that this image does not have)"
 
@@ -24,6 +32,13 @@ class Row:
     """ISO 8601, to the second."""
     progress: str | None = None
     """How far an unfinished file got."""
+
+
+async def read_plan(config: Config) -> tuple[Plan, Unfinished]:
+    """Read the history and the journal, once Postgres answers; compare the history with the files."""
+    run = Run(config, discover(config.dir))
+    async with connect(config, run.history_as_login.rows) as (connection, history), own_sql(run.history):
+        return make_plan(run.migrations, history), await unfinished_as_login(run, connection)
 
 
 def rows(plan: Plan, unfinished: Unfinished) -> list[Row]:
@@ -70,3 +85,10 @@ def to_table(rows: Sequence[Row]) -> str:
 def to_json(rows: Sequence[Row]) -> str:
     """Return the rows as a JSON array of objects."""
     return json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False)
+
+
+def show(text: str) -> None:
+    """Print `text` to stdout; a reader that has gone away is no failure."""
+    with suppress(BrokenPipeError):
+        encoding = sys.stdout.encoding or "utf-8"
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")

@@ -13,11 +13,11 @@ from math import inf
 
 from tenacity import AsyncRetrying, RetryError, retry_if_result, stop_after_delay, wait_fixed
 
-from .connect import Connection
-from .errors import Locked, Problem
+from ..connect import Connection
+from ..errors import Locked, Problem
+from ..quote import quote_literal, quote_name
+from ..words import short
 from .journal import Entry
-from .migrations import short
-from .quote import quote_literal, quote_name
 from .sql import Statement, folded, names, statements
 
 logger = logging.getLogger(__name__)
@@ -125,11 +125,11 @@ async def look_before(connection: Connection, rule: Rule | None, text: str) -> t
     if rule is None or not rule.look:
         return None, None
     async with connection.transaction():
-        name = await connection.fetchval(name_query(rule, text))
+        name = await connection.fetchval(name_sql(rule, text))
     return name, [oid for oid, _ in await look(connection, rule, name)]
 
 
-def name_query(rule: Rule, text: str) -> str:
+def name_sql(rule: Rule, text: str) -> str:
     """Return the SQL for the name of what the statement `text` makes or removes."""
     first = (rule.pattern.match(next(statements(text.encode())).text) or [""])[0].count(" ")
     index, *others = [parts for place, parts in names(text.encode()) if place >= first] or [("",)]

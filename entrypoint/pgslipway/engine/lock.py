@@ -1,7 +1,7 @@
 """One runner at a time: the advisory lock, polled and never blocked on.
 
 A session that blocks in pg_advisory_lock holds a snapshot, and CREATE INDEX CONCURRENTLY in the lock's holder
-then waits for it for ever. So a waiter asks, sleeps and asks again, and stops when nothing is left to do.
+then waits for it for ever. So a waiter asks, sleeps and asks again, and stops when everything is applied.
 """
 
 import asyncio
@@ -18,11 +18,12 @@ from typing import TypeAlias
 import asyncpg
 from tenacity import AsyncRetrying, RetryError, retry_if_result, stop_after_delay
 
-from .config import Config
-from .connect import ATTEMPT_TIMEOUT, BROKEN, Connection, close, connect, open_another, reconnect
-from .errors import BadConfiguration, Locked
-from .history import UNREADABLE, History
-from .waiting import pause
+from ..config import Config
+from ..connect import ATTEMPT_TIMEOUT, Connection, close, connect, open_another, reconnect
+from ..driver_errors import BROKEN
+from ..errors import BadConfiguration, Locked
+from ..history import UNREADABLE, History
+from ..retry import pause
 
 logger = logging.getLogger(__name__)
 
@@ -36,22 +37,25 @@ HOLDER_INTERVAL = 10.0
 """Seconds between two looks who holds the lock."""
 IS_DIRECT = "SELECT 1 WHERE pg_catalog.pg_backend_pid() = {pid}"
 LOCKED, DONE, WAIT = "SELECT 2", "SELECT 1", "SELECT 0"
+# Two rows where the lock is ours now, none where it is not and something is pending, one where nothing is.
 TRY = "SELECT FROM pg_catalog.generate_series(1, CASE WHEN {lock} THEN 2 WHEN EXISTS ({undone}) THEN 0 ELSE 1 END)"
 """Its tag is the answer: a simple query leaves no portal open, whose snapshot would stop concurrent index builds."""
 ANYTHING = "SELECT"
-"""The query that says that something is left to do."""
+"""The query that says that something is pending."""
 NOT_TOLD = (*UNREADABLE, asyncpg.LockNotAvailableError)
-"""What asking the history fails with that is not there yet, or that somebody works on."""
-NO_TIMEOUTS = """
-SELECT pg_catalog.set_config(name, '0', {local})
+"""The failures of a question to a history that is not there yet, or that somebody works on."""
+LIFT_TIMEOUTS = """
+SELECT pg_catalog.set_config(name, '0', {is_local})
   FROM (VALUES ('idle_in_transaction_session_timeout'), ('transaction_timeout'), ('statement_timeout')) AS t (name)
  WHERE pg_catalog.current_setting(name, true) IS NOT NULL;
 """
+NO_TIMEOUTS = {
+    "LOCAL": LIFT_TIMEOUTS.format(is_local="true"),
+    "SESSION": LIFT_TIMEOUTS.format(is_local="false"),
+}
 """Until the transaction ends, or the session; by a query, since older servers do not know all of them. The view of all
 settings would do as well, but takes ten times as long, and this is sent for each file."""
-IN_TRANSACTION = NO_TIMEOUTS.format(local="true")
-IN_SESSION = NO_TIMEOUTS.format(local="false")
-BEGIN = f"BEGIN ISOLATION LEVEL READ COMMITTED; {IN_TRANSACTION}"
+BEGIN = f"BEGIN ISOLATION LEVEL READ COMMITTED; {NO_TIMEOUTS['LOCAL']}"
 KEEP = "SET idle_session_timeout = 0;"
 """The server would end an idle session that holds the lock."""
 TRY_LOCK = "pg_catalog.pg_try_advisory_lock({key}) AND pg_catalog.pg_try_advisory_lock_shared({key})"
@@ -62,6 +66,7 @@ CASE WHEN pg_catalog.pg_advisory_unlock_shared({key}) THEN pg_catalog.pg_try_adv
 """That the session still has the lock, told by giving the shared one back and taking it again while the other one keeps
 everybody out: a look into pg_locks takes some tenths of a millisecond, and this is asked for each file."""
 UNLOCK = "SELECT pg_catalog.pg_advisory_unlock_shared({key}), pg_catalog.pg_advisory_unlock({key})"
+# The rows of pg_locks that are this lock in this database; it shows the key as two unsigned halves.
 IS_OURS = """
 l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
 AND l.classid = '{high}'::pg_catalog.oid AND l.objid = '{low}'::pg_catalog.oid
@@ -85,8 +90,8 @@ class Held:
     """The connection to work on."""
     condition: str
     """SQL, true as long as the lock is still ours."""
-    is_pooled: bool
-    """The connection goes through a pooler."""
+    is_direct: bool
+    """No pooler is in between, or one that keeps the session: the session itself holds the lock."""
     pid: int = 0
     """The pid of the server's process that works on the connection; 0 where a pooler may change it."""
     another: Another | None = None
@@ -102,15 +107,15 @@ class Waiting:
     """A runner that wants the lock, and what it has seen so far."""
 
     history: History
-    undone: str
-    """The query that returns a row as long as there is something left to do."""
-    is_session: bool
+    undone_sql: str
+    """The query that returns a row as long as something is pending."""
+    is_direct: bool
     """The session itself can hold the lock."""
     holder: str = "another runner"
     seen: set[int] = field(default_factory=set)
     looked: float = -inf
     asks_from: float = -inf
-    """When the history is asked again, which could not tell."""
+    """When the history is asked again: the last question to it failed."""
     connection: Connection | None = None
     """Holds the lock, once it is held."""
 
@@ -119,33 +124,34 @@ class Waiting:
         """The lock's key."""
         return lock_key(self.history.schema, self.history.table)
 
-    async def attempt(self, connection: Connection) -> str:
-        """Try once to take the lock: LOCKED, DONE where nothing is left to do, or WAIT."""
+    async def try_lock(self, connection: Connection) -> str:
+        """Try once to take the lock: LOCKED, DONE where nothing is pending any more, or WAIT."""
         now = asyncio.get_running_loop().time()
-        if self.is_session:
-            try_lock = TRY_LOCK.format(key=self.key)
+        if self.is_direct:
+            lock = TRY_LOCK.format(key=self.key)
             try:
-                undone = self.undone if now >= self.asks_from else ANYTHING
-                return await connection.execute(f"{KEEP} {self.history.look} {attempt(try_lock, undone)}")
+                undone = self.undone_sql if now >= self.asks_from else ANYTHING
+                return await connection.execute(f"{KEEP} {self.history.look_sql} {try_sql(lock, undone)}")
             except NOT_TOLD:
                 self.asks_from = now + HOLDER_INTERVAL
-                return await connection.execute(f"{KEEP} {attempt(try_lock, ANYTHING)}")
-        try_lock = f"pg_catalog.pg_try_advisory_xact_lock({self.key})"
-        if await connection.execute(f"{BEGIN} {attempt(try_lock, ANYTHING)}") == LOCKED:
+                return await connection.execute(f"{KEEP} {try_sql(lock, ANYTHING)}")
+        # The lock lives in the transaction, so the history is not asked in there: a failed question would end both.
+        lock = f"pg_catalog.pg_try_advisory_xact_lock({self.key})"
+        if await connection.execute(f"{BEGIN} {try_sql(lock, ANYTHING)}") == LOCKED:
             return LOCKED
         try:
-            return await connection.execute(f"ROLLBACK; {self.history.look} {attempt('false', self.undone)}")
+            return await connection.execute(f"ROLLBACK; {self.history.look_sql} {try_sql('false', self.undone_sql)}")
         except NOT_TOLD:
             return WAIT
 
     async def poll(self, connections: Iterator[Connect], holding: AsyncExitStack) -> bool | None:
-        """Try on the next connection: True when the lock is held, False when nothing is left to do, None to wait.
+        """Try on the next connection: True when the lock is held, False when nothing is pending, None to wait.
 
         With the lock the connection goes to `holding`; otherwise it is closed until the next poll, since waiters
         without number would leave no slot for the application.
         """
         async with AsyncExitStack() as trying:
-            connection, answer = await trying.enter_async_context(next(connections)(self.attempt))
+            connection, answer = await trying.enter_async_context(next(connections)(self.try_lock))
             if answer == LOCKED:
                 self.connection = connection
                 holding.push_async_exit(trying.pop_all())
@@ -167,62 +173,56 @@ class Waiting:
 
 
 @asynccontextmanager
-async def lock(
-    connection: Connection, config: Config, history: History, undone: str, *, may_connect: bool
-) -> AsyncIterator[Held | None]:
-    """Hold the migration lock while the block runs; None instead when nothing is left to do.
+async def lock(connection: Connection, config: Config, history: History, undone_sql: str) -> AsyncIterator[Held | None]:
+    """Hold the migration lock while the block runs; None instead when nothing is pending any more.
 
-    `undone` is a query that returns a row as long as there is something left to do. `connection` is used for the
-    first try and closed when that was in vain; where others may not be opened it is the only one, and stays open.
-    Behind a pooler the lock sits in a transaction on a connection of its own. Raises Locked after the lock timeout,
-    BadConfiguration where a second connection would be needed.
+    `undone_sql` returns a row as long as something is pending. `connection` is used for the first try and closed when
+    that was in vain; where the caller gave it, no other is opened, and it stays open. Behind a pooler the lock sits in
+    a transaction on a connection of its own. Raises Locked after the lock timeout, BadConfiguration where a second
+    connection would be needed.
     """
-    waiting = Waiting(history, undone, await is_session(connection, config))
-    if not waiting.is_session and not may_connect:
+    may_connect = config.location is not None
+    waiting = Waiting(history, undone_sql, await is_direct(connection, config))
+    if not waiting.is_direct and not may_connect:
         raise BadConfiguration(
             "behind a connection pooler the migration lock needs a second connection, which run_migrations does not "
             "open; give it a pool that connects to Postgres directly"
         )
-    first: Connect = partial(use_up if may_connect else use, connection)
-    again: Connect = partial(connect, config) if may_connect else partial(use, connection)
+    first: Connect = partial(use, connection, closes=may_connect)
+    again: Connect = partial(connect, config) if may_connect else first
     async with AsyncExitStack() as holding:
         polling = partial(waiting.poll, chain([first], repeat(again)), holding)
         if not await wait(polling, waiting, config) or not waiting.connection:
             yield None
             return
         another = partial(open_another, config) if may_connect else None
-        if not waiting.is_session:
+        if not waiting.is_direct:
             work = await holding.enter_async_context(reconnect(config))
             holder = await find_holder(work, waiting.key)
-            condition = HELD_BY.format(pid=holder["pid"] if holder else 0, is_ours=is_ours(waiting.key))
-            yield Held(work, condition, is_pooled=True, another=another)
+            condition = HELD_BY.format(pid=holder["pid"] if holder else 0, is_ours=is_ours_sql(waiting.key))
+            yield Held(work, condition, is_direct=False, another=another)
             return
         try:
             worker = waiting.connection
             pid = await server_pid(worker) if config.lock == "session" else worker.get_server_pid()
-            yield Held(worker, IS_LOCKED.format(key=waiting.key), is_pooled=False, pid=pid, another=another)
-        finally:
+            yield Held(worker, IS_LOCKED.format(key=waiting.key), is_direct=True, pid=pid, another=another)
+        finally:  # a pool, or a pooler in session mode, keeps the session
             with suppress(*BROKEN):
                 await waiting.connection.execute(UNLOCK.format(key=waiting.key))
 
 
 @asynccontextmanager
-async def use(connection: Connection, first_query: Query) -> AsyncIterator[tuple[Connection, str]]:
+async def use(connection: Connection, first_query: Query, *, closes: bool) -> AsyncIterator[tuple[Connection, str]]:
     """Ask `first_query` on a connection that is there, like `connect` on a new one."""
-    yield connection, await first_query(connection)
-
-
-@asynccontextmanager
-async def use_up(connection: Connection, first_query: Query) -> AsyncIterator[tuple[Connection, str]]:
-    """Do what `use` does, and close the connection afterwards."""
     try:
         yield connection, await first_query(connection)
     finally:
-        await close(connection)
+        if closes:
+            await close(connection)
 
 
 async def wait(poll: Callable[[], Awaitable[bool | None]], waiting: Waiting, config: Config) -> bool:
-    """Poll until the lock is held (True) or nothing is left to do (False). Raises Locked."""
+    """Poll until the lock is held (True) or nothing is pending any more (False). Raises Locked."""
     limit = config.lock_timeout or inf
     attempts = AsyncRetrying(
         retry=retry_if_result(lambda result: result is None),
@@ -242,12 +242,12 @@ async def wait(poll: Callable[[], Awaitable[bool | None]], waiting: Waiting, con
         ) from error
 
 
-def attempt(try_lock: str, undone: str) -> str:
-    """Return the query that evaluates `try_lock`, and, where that is false, `undone`."""
-    return TRY.format(lock=try_lock, undone=undone)
+def try_sql(lock: str, undone: str) -> str:
+    """Return the query that evaluates the condition `lock`, and, where that is false, the query `undone`."""
+    return TRY.format(lock=lock, undone=undone)
 
 
-async def is_session(connection: Connection, config: Config) -> bool:
+async def is_direct(connection: Connection, config: Config) -> bool:
     """Tell whether a session can hold the lock: not behind a pooler, where the backend has another pid."""
     if config.lock != "auto":
         return config.lock == "session"
@@ -264,7 +264,7 @@ async def server_pid(connection: Connection) -> int:
 async def find_holder(connection: Connection, key: int) -> asyncpg.Record | None:
     """Return pid and description of the session that holds the lock."""
     async with connection.transaction():  # the two messages of a fetch must reach the same backend
-        return await connection.fetchrow(HOLDER.format(is_ours=is_ours(key)))
+        return await connection.fetchrow(HOLDER.format(is_ours=is_ours_sql(key)))
 
 
 def lock_key(schema: str, table: str) -> int:
@@ -273,7 +273,7 @@ def lock_key(schema: str, table: str) -> int:
     return int.from_bytes(digest[:8], signed=True)
 
 
-def is_ours(key: int) -> str:
-    """Return the condition that finds the lock in pg_locks, which shows the key as two unsigned halves."""
+def is_ours_sql(key: int) -> str:
+    """Return the condition that finds the lock in pg_locks."""
     unsigned = key % 2**64
     return IS_OURS.format(high=unsigned >> 32, low=unsigned % 2**32)

@@ -1,12 +1,13 @@
-"""What the operator reads about a file: the line with a caret under the place, and all that Postgres said."""
+"""Messages about a file: the line with a caret under the place, and everything that Postgres said."""
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import asyncpg
 
-from .errors import Problem
-from .migrations import Source
+from ..errors import Problem
+from ..files import Source
 
 UNPRINTABLE = re.compile(r"[^\t\x20-\x7e\xa0-\U0010ffff]")
 NEWLINE = re.compile(rb"\n")
@@ -20,6 +21,23 @@ HINTS = (
     ("0A000", "already been loaded", f"it must be the first statement that a session runs: {NO_TRANSACTION}"),
 )
 """What to do about a SQLSTATE with such words in its message, where Postgres does not say it for us."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A piece of a file as it was sent, by which a position that Postgres gives becomes a place in the file."""
+
+    source: Source
+    start: int
+    """The first byte of the piece."""
+    text: str
+    before: int = 0
+    """Characters of our own before the piece in the message."""
+
+    def offset(self, position: str | None) -> int | None:
+        """Return the byte of the file at a position (characters of the message, from 1); None outside the piece."""
+        place = int(position or 0) - 1 - self.before
+        return self.start + len(self.text[:place].encode()) if 0 <= place < len(self.text) else None
 
 
 def excerpt(filename: str, source: Source, offset: int, message: str) -> Problem:
@@ -40,25 +58,18 @@ def excerpt(filename: str, source: Source, offset: int, message: str) -> Problem
     return Problem(f"{message}\n  {number} | {line.rstrip()}\n  {margin} | {padding}^", filename, number)
 
 
-def explain(
-    error: asyncpg.PostgresError,
-    filename: str,
-    source: Source = b"",
-    start: int = 0,
-    text: str | None = None,
-    line: int = 0,
-) -> Problem:
-    """Return all that `error` says; about `text`, if given, which was sent of the file from byte `start` on.
+def explain(error: asyncpg.PostgresError, filename: str, sent: Sent | None = None, line: int = 0) -> Problem:
+    """Return everything that `error` says, at its place in the piece that was sent.
 
-    Where Postgres gives no position, `line` is named, or the file alone.
+    Where Postgres gives no position in it, `line` is named, or the file alone.
     """
     fields = error.as_dict()
     message = str(fields.get("message") or error)
-    position = fields.get("position")
-    if position and text is not None:
-        problem = excerpt(filename, source, start + len(text[: int(position) - 1].encode()), message)
-    else:
+    offset = sent.offset(fields.get("position")) if sent else None
+    if sent is None or offset is None:
         problem = Problem(message, filename, line)
+    else:
+        problem = excerpt(filename, sent.source, offset, message)
     problem.text = "\n".join([problem.text, *details({key: str(value) for key, value in fields.items() if value})])
     return problem
 

@@ -1,7 +1,7 @@
 """The journal: how far a non-transactional file got, a row for each of its statements.
 
 A row without `done_at` is in flight: it was written before its statement was sent outside a transaction. All other
-rows were committed together with what their statement did. The rows of a file go when its history row comes.
+rows were committed together with the effect of their statement. The rows of a file go when its history row comes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeAlias
 
-from .connect import Connection
-from .errors import HistoryConflict
-from .history import UNREADABLE, History
-from .quote import quote_literal, quote_name
+from ..connect import Connection
+from ..errors import HistoryConflict
+from ..history import UNREADABLE, History, made_once
+from ..question import table_name
+from ..quote import quote_literal
 
 SUFFIX = "_steps"
 EXISTS = "SELECT 1 WHERE pg_catalog.to_regclass({table}) IS NOT NULL"
@@ -73,9 +74,9 @@ class Journal:
     @property
     def name(self) -> str:
         """The qualified, quoted name."""
-        return f"{quote_name(self.history.schema)}.{quote_name(self.history.table + SUFFIX)}"
+        return table_name(self.history.schema, self.history.table + SUFFIX)
 
-    async def read(self, connection: Connection) -> Unfinished:
+    async def unfinished(self, connection: Connection) -> Unfinished:
         """Return how far each unfinished file got; nothing where there is no table yet.
 
         Raises AccessRefused where the role may not read it, HistoryConflict for a table that is not ours.
@@ -100,17 +101,18 @@ class Journal:
             return await connection.fetchval(CHECKSUMS.format(table=self.name, version=version)) or []
 
     async def create(self, connection: Connection) -> None:
-        """Make the table unless it is there. Raises AccessRefused."""
+        """Make the table unless it is there. Raises AccessRefused, StartOver, Busy."""
         if not await self.exists(connection):
             async with self.history.transaction(connection):
-                await connection.execute(CREATE.format(table=self.name))
+                with made_once("the journal"):
+                    await connection.execute(CREATE.format(table=self.name))
 
     async def exists(self, connection: Connection) -> bool:
         """Tell in one round trip whether the table is there."""
         look = EXISTS.format(table=quote_literal(self.name))
-        return await connection.execute(f"{self.history.look} {look}") == "SELECT 1"
+        return await connection.execute(f"{self.history.look_sql} {look}") == "SELECT 1"
 
-    def add(self, entry: Entry, condition: str, *, is_done: bool) -> str:
+    def add_sql(self, entry: Entry, condition: str, *, is_done: bool) -> str:
         """Return the SQL that writes `entry` if `condition` holds; its tag counts the row."""
         statement, name = ("NULL" if text is None else quote_literal(text) for text in (entry.statement, entry.object))
         before = "NULL" if entry.before is None else quote_literal(f"{{{','.join(map(str, entry.before))}}}")
@@ -120,18 +122,18 @@ class Journal:
                    {before}::bigint[], {"pg_catalog.now()" if is_done else "NULL::timestamptz"}
              WHERE {condition}"""
 
-    def finish(self, entry: Entry) -> str:
+    def finish_sql(self, entry: Entry) -> str:
         """Return the SQL that notes that `entry` is done."""
-        return f"UPDATE {self.name} SET done_at = pg_catalog.now() WHERE {self.where(entry)}"
+        return f"UPDATE {self.name} SET done_at = pg_catalog.now() WHERE {self.where_sql(entry)}"
 
-    def remove(self, entry: Entry) -> str:
+    def remove_sql(self, entry: Entry) -> str:
         """Return the SQL that notes that `entry` did not take place."""
-        return f"DELETE FROM {self.name} WHERE {self.where(entry)}"
+        return f"DELETE FROM {self.name} WHERE {self.where_sql(entry)}"
 
-    def where(self, entry: Entry) -> str:
+    def where_sql(self, entry: Entry) -> str:
         """Return the condition for the row of `entry`."""
         return f"version = {entry.version} AND step = {entry.step} AND done_at IS NULL"
 
-    def clear(self, version: int) -> str:
-        """Return the SQL that removes what is left of a file that is applied."""
+    def clear_sql(self, version: int) -> str:
+        """Return the SQL that removes all rows of a file."""
         return f"DELETE FROM {self.name} WHERE version = {version}"

@@ -1,4 +1,4 @@
-"""What a long statement is doing, asked over a second connection: who blocks it, or how far it got."""
+"""The watch over a long statement, by a second connection: who blocks it, or how far it got."""
 
 import asyncio
 import logging
@@ -10,11 +10,12 @@ from typing import Self
 
 import asyncpg
 
-from .connect import BROKEN, Connection, describe
-from .errors import SlipwayError
+from ..connect import Connection
+from ..driver_errors import BROKEN, describe
+from ..errors import Busy, SlipwayError
+from ..quote import milliseconds
 from .lock import Held
 from .message import UNPRINTABLE
-from .quote import milliseconds
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ REDRAW = 1.0
 """Seconds between two looks on a terminal, where a line is drawn over the one before."""
 SOON = 0.1
 """Seconds between two looks once a lock was waited for in vain: the next try gives up soon as well."""
+# The lock that the worker waits for, and a row for each session that is in its way.
 BLOCKERS = """
 SELECT w.mode, w.locked, blocker.pid, b.usename, b.application_name, b.state, b.backend_type,
        pg_catalog.host(b.client_addr) AS host, pg_catalog.left(b.query, 100) AS query,
@@ -37,6 +39,7 @@ SELECT w.mode, w.locked, blocker.pid, b.usename, b.application_name, b.state, b.
   CROSS JOIN LATERAL pg_catalog.unnest(pg_catalog.pg_blocking_pids(a.pid)) AS blocker (pid)
   LEFT JOIN pg_catalog.pg_stat_activity b ON b.pid = blocker.pid
 """
+# How far the worker is, from the view of whichever command it runs.
 PROGRESS = """
 SELECT p.what, p.phase, (100 * p.done / nullif(p.total, 0))::int AS percent
   FROM pg_catalog.pg_stat_activity a JOIN (
@@ -72,7 +75,9 @@ class Watch:
     """Watches the statements of one file; its connection is opened when one of them takes long."""
 
     held: Held
-    first_look: float
+    soon: float
+    """Seconds before the first look at a statement that may be busy: within its lock timeout."""
+    first_look: float = FIRST_LOOK
     """Seconds that a statement may run before it is looked at."""
     blocker: str = ""
     """Who kept a lock that was waited for, when somebody was last seen to do so."""
@@ -94,6 +99,11 @@ class Watch:
         if self.looking:
             self.looking.cancel()
         self.hang_up()
+
+    def busy(self, error: asyncpg.PostgresError, line: int) -> Busy:
+        """Return that a lock was waited for in vain, and whose it was; the next try is looked at soon."""
+        self.first_look = self.soon
+        return Busy(str(error), line=line, blocker=self.blocker)
 
     def hang_up(self) -> None:
         """Close the connection, whatever it is used for."""
@@ -145,7 +155,7 @@ class Watch:
             progress = await self.connection.fetchrow(PROGRESS.format(worker=worker))
         return progress_text(progress) if progress else "at work"
 
-    def lock_timeout(self, usual: float, scope: str) -> str:
+    def lock_timeout_sql(self, usual: float, scope: str) -> str:
         """Return the SQL that sets lock_timeout for the SESSION or the transaction (LOCAL)."""
         if not self.is_autovacuum:
             return f"SET {scope} lock_timeout = {milliseconds(usual)};"

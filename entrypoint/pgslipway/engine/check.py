@@ -1,12 +1,19 @@
-"""What can be known from a file alone: how it wants to be run, and what in it can never work."""
+"""The check of a file alone: how it wants to be run, and which of its statements can never work."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeAlias
 
-from .errors import Problem
+from ..errors import Problem
+from ..files import LARGE, Source
+from ..migrations import Migration
 from .message import NO_TRANSACTION, excerpt
-from .migrations import LARGE, Migration, Source
 from .sql import SqlError, Statement, folded, leading_comments, statements
+
+At: TypeAlias = Callable[[int, str], Problem]
+"""Makes a problem of a byte of the file and a message."""
 
 CONTROL = re.compile(
     r"(BEGIN|START TRANSACTION|END|ABORT|PREPARE TRANSACTION|(COMMIT|ROLLBACK)(?! PREPARED)"
@@ -22,7 +29,7 @@ OUTSIDE = re.compile(
     r"|ALTER TABLE .+ DETACH PARTITION .+ CONCURRENTLY|CREATE SUBSCRIPTION (?!.*\b(CONNECT|CREATE_SLOT) (FALSE|OFF)\b)"
     r"|DISCARD ALL|(COMMIT|ROLLBACK) PREPARED)\b"
 )
-"""What Postgres refuses inside a transaction block (25001): PreventInTransactionBlock in its sources."""
+"""The statements that Postgres refuses inside a transaction block (25001): PreventInTransactionBlock in its sources."""
 UNNAMED_INDEX = re.compile(r"CREATE (UNIQUE )?INDEX CONCURRENTLY ON\b")
 COPY = re.compile(r"COPY .*\b(FROM STDIN|TO STDOUT)\b")
 SETTINGS = re.compile(r"(SET|RESET|SELECT (PG_CATALOG )?SET_CONFIG)\b")
@@ -54,7 +61,7 @@ REFUSED_OUTSIDE = {
         r"DISCARD ALL\b": "this would drop the migration lock; write RESET ALL, DISCARD TEMP or DISCARD PLANS",
     }.items()
 }
-"""What a file without a transaction must not say."""
+"""The statements that a file without a transaction must not have."""
 UNICODE_NAME = re.compile(rb'U&"', re.IGNORECASE)
 EXTENSION = re.compile(r"CREATE EXTENSION (IF NOT EXISTS )?\S")
 NO_TRANSACTION_LINE = re.compile(r"no-transaction", re.IGNORECASE)
@@ -63,7 +70,7 @@ MINIMUM_VERSION = re.compile(r"minimum-version:(.*)", re.IGNORECASE)
 
 @dataclass(slots=True)
 class Contents:
-    """What a look at a file's text tells."""
+    """The findings in a file's text."""
 
     transactional: bool = True
     minimum_version: int | None = None
@@ -80,19 +87,21 @@ class Contents:
     problems: list[Problem] = field(default_factory=list)
 
     def note_names(self, statement: Statement) -> None:
-        """Keep the names of what `statement` makes, where they matter later."""
+        """Keep the name of an extension that `statement` makes: the server must offer it."""
         if match := EXTENSION.match(statement.text):
             self.extensions.add(folded(statement.words[match[0].count(" ")]))
 
 
 def check(migration: Migration, source: Source) -> Contents:
-    """Look at the text of `migration` and return what it wants and what is wrong with it."""
+    """Look at the text of `migration`; return its wishes and its problems."""
     contents = Contents(is_large=len(source) > LARGE)
+    at = partial(excerpt, migration.filename, source)
     try:
         refuse_nul(source)
-        examine(migration, source, contents)
+        read_directives(migration, source, contents)
+        examine(source, contents, at)
     except SqlError as error:
-        contents.problems.append(excerpt(migration.filename, source, error.offset, str(error)))
+        contents.problems.append(at(error.offset, str(error)))
     return contents
 
 
@@ -102,29 +111,27 @@ def refuse_nul(source: Source) -> None:
         raise SqlError(position, "a NUL byte, which Postgres cannot store; remove it")
 
 
-def examine(migration: Migration, source: Source, contents: Contents) -> None:
-    """Fill `contents`. Raises SqlError where the text ends to be SQL."""
-    read_directives(migration, source, contents)
+def examine(source: Source, contents: Contents, at: At) -> None:
+    """Fill `contents` statement by statement. Raises SqlError where the text is no SQL any more."""
     control = []
     for statement in statements(source):
         contents.count += 1
         if CONTROL.match(statement.text):
             control.append((contents.count, statement))
         if message := refusal(statement, source, contents.transactional):
-            contents.problems.append(excerpt(migration.filename, source, statement.start, message))
+            contents.problems.append(at(statement.start, message))
         if not contents.transactional:
-            note_needs(migration, source, statement, contents)
+            note_needs(statement, contents, at)
         contents.note_names(statement)
     if is_wrapped(control, contents):
         contents.wrapper = tuple(statement for _, statement in control)
         control = []
     for _, statement in control:
-        message = transaction_control(statement, contents.transactional)
-        contents.problems.append(excerpt(migration.filename, source, statement.start, message))
+        contents.problems.append(at(statement.start, transaction_control(statement, contents.transactional)))
 
 
-def note_needs(migration: Migration, source: Source, statement: Statement, contents: Contents) -> None:
-    """Keep what a statement of a file without a transaction needs a session of its own for."""
+def note_needs(statement: Statement, contents: Contents, at: At) -> None:
+    """Keep why a statement of a file without a transaction needs a session of its own, if it does."""
     needs, found = NEEDS_SESSION, contents.session_state
     if contents.count == 1 and EXTENSION_UPDATE.match(statement.text):
         needs = NEEDS_NEW_SESSION
@@ -132,11 +139,11 @@ def note_needs(migration: Migration, source: Source, statement: Statement, conte
         needs, found = NEEDS_ROLE, contents.outside
     elif not SETTINGS.match(statement.text) and not TEMPORARY.match(statement.text):
         return
-    found.append(excerpt(migration.filename, source, statement.start, needs))
+    found.append(at(statement.start, needs))
 
 
 def read_directives(migration: Migration, source: Source, contents: Contents) -> None:
-    """Take over what the leading comment asks for."""
+    """Take over the directives of the leading comment."""
     for comment in leading_comments(source):
         if NO_TRANSACTION_LINE.fullmatch(comment):
             contents.transactional = False
@@ -145,13 +152,8 @@ def read_directives(migration: Migration, source: Source, contents: Contents) ->
             if re.fullmatch(r"[0-9]{1,19}", value) and int(value) <= migration.version:
                 contents.minimum_version = int(value)
             else:
-                contents.problems.append(
-                    Problem(
-                        f"minimum-version: {value} must be a version that is not above the file's own, "
-                        f"{migration.version}",
-                        migration.filename,
-                    )
-                )
+                message = f"{value} must be a version that is not above the file's own, {migration.version}"
+                contents.problems.append(Problem(f"minimum-version: {message}", migration.filename))
 
 
 def refusal(statement: Statement, source: Source, transactional: bool) -> str | None:

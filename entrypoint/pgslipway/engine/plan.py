@@ -1,24 +1,18 @@
-"""What is to be done: the image's migrations and the history compared, as a plain value."""
+"""The plan: the image's migrations and the history compared, as a plain value."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from .errors import HistoryConflict, Problem
-from .migrations import Migration, names
+from ..errors import HistoryConflict, Problem
+from ..migrations import Applied, Migration
+from ..run import Run
+from ..words import names
+
+logger = logging.getLogger(__name__)
 
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Applied:
-    """A row of the history. Rows that were taken over have no checksum."""
-
-    version: int
-    filename: str
-    applied_at: datetime | None = None
-    checksum: str | None = None
-    minimum_version: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +84,20 @@ class Plan:
         if self.out_of_order:
             yield f"out of order: {names(self.out_of_order)} is pending below a version that is applied"
         yield from map(edited_problem, self.edited)
+
+
+def compare(run: Run, history: Sequence[Applied]) -> Plan:
+    """Make the plan and log what is worth a look. Raises HistoryConflict where the run must not go on."""
+    config = run.config
+    policy = Policy(ahead=config.ahead, out_of_order=config.out_of_order, edited=config.edited)
+    plan = make_plan(run.migrations, history)
+    refused = set(map(str, plan.refusals(policy)))
+    for warning in map(str, plan.warnings()):
+        if warning not in refused and warning not in run.warned:
+            logger.warning(warning)
+            run.warned.add(warning)
+    plan.refuse(policy)
+    return plan
 
 
 def make_plan(migrations: Sequence[Migration], history: Sequence[Applied]) -> Plan:

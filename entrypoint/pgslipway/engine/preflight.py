@@ -1,0 +1,100 @@
+"""Preflight: every pending file is read and checked before the first write, and refused with all its problems."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from ..connect import Connection
+from ..errors import AccessRefused, BadConfiguration, BadMigrations, Problem
+from ..migrations import Applied, Migration
+from ..run import Run
+from .check import check
+from .journal import NOT_BEGUN, Journal, Unfinished
+from .lock import Held, is_direct
+from .plan import compare
+from .recovery import wait_for_orphan
+from .resume import refuse_what_is_stuck
+from .sending import Job, own_sql
+
+logger = logging.getLogger(__name__)
+
+# Which of these extensions the server neither has nor offers; with pg_tle it can offer more than its catalog says.
+UNAVAILABLE = """
+SELECT name FROM pg_catalog.unnest($1::text[]) AS wanted (name)
+ WHERE name NOT IN (SELECT name FROM pg_catalog.pg_available_extensions)
+   AND name NOT IN (SELECT extname FROM pg_catalog.pg_extension)
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'pg_tle')
+ ORDER BY name
+"""
+
+
+async def prepare(run: Run, held: Held) -> list[Job]:
+    """Plan again, now under the lock, and check the pending files; return them, ready to be applied.
+
+    Waits until the session of an earlier run that was killed works on none of them. Raises HistoryConflict,
+    BadMigrations with all problems, BadConfiguration, HalfDone, and Locked for a session that does not end.
+    """
+    journal = Journal(run.history)
+    unfinished = await journal.unfinished(held.connection)
+    pending = compare(run, await run.history.rows(held.connection)).pending
+    for migration in pending:
+        if in_flight := unfinished.get(migration.version, NOT_BEGUN).in_flight:
+            await wait_for_orphan(held.connection, in_flight.statement or "", run.config.lock_timeout)
+    jobs = await check_all(run, held.connection, pending, unfinished, journal)
+    if not held.is_direct:
+        refuse_what_needs_a_session(jobs)
+    return jobs
+
+
+async def preview(run: Run, connection: Connection, history: Sequence[Applied]) -> tuple[list[Job], Unfinished]:
+    """Return what `up` would apply after such a history, and how far it got before. Raises what `up` would."""
+    async with own_sql(run.history):
+        unfinished = await unfinished_as_login(run, connection)
+        pending = compare(run, history).pending
+        jobs = await check_all(run, connection, pending, unfinished, Journal(run.history_as_login))
+        if not await is_direct(connection, run.config):
+            refuse_what_needs_a_session(jobs)
+        return jobs, unfinished
+
+
+async def unfinished_as_login(run: Run, connection: Connection) -> Unfinished:
+    """Read the journal for those who only look; a role that may not has to do without it."""
+    journal = Journal(run.history_as_login)
+    try:
+        return await journal.unfinished(connection)
+    except AccessRefused:
+        logger.warning("%s cannot be read by this role, so unfinished files show as pending", journal.name)
+        return {}
+
+
+async def check_all(
+    run: Run, connection: Connection, pending: Sequence[Migration], unfinished: Unfinished, journal: Journal
+) -> list[Job]:
+    """Check every pending file, one in memory at a time. Raises BadMigrations with all problems, HalfDone."""
+    jobs = []
+    for migration in pending:
+        jobs.append(Job(migration, check(migration, migration.read()), run.history, run.config))
+        await asyncio.sleep(0)  # a signal may come while many files are read
+    problems = [problem for job in jobs for problem in job.contents.problems]
+    if wanted := set().union(*(job.contents.extensions for job in jobs)):
+        async with connection.transaction():
+            unavailable = {row["name"] for row in await connection.fetch(UNAVAILABLE, list(wanted))}
+        problems += [
+            Problem(f'the server does not offer the extension "{name}"; install its package there', job.filename)
+            for job in jobs
+            for name in sorted(job.contents.extensions & unavailable)
+        ]
+    if problems:
+        raise BadMigrations(*problems)
+    for job in jobs:
+        if progress := unfinished.get(job.migration.version):
+            await refuse_what_is_stuck(connection, journal, job, progress)
+    return jobs
+
+
+def refuse_what_needs_a_session(jobs: Sequence[Job]) -> None:
+    """Raise BadConfiguration where a file without a transaction needs a session of its own."""
+    problems = [problem for job in jobs for problem in job.contents.session_state]
+    problems += [problem for job in jobs if job.config.role for problem in job.contents.outside]
+    if problems:
+        raise BadConfiguration(*problems)

@@ -1,0 +1,203 @@
+"""Shared by all senders of a file's SQL: the file, its settings, and the meaning of every failure."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+import asyncpg
+
+from ..config import Config
+from ..connect import APPLICATION_NAME, Connection
+from ..driver_errors import BROKEN, BUSY, describe, root
+from ..errors import Busy, ConnectionLost, MigrationFailed, Problem, StartOver, TableBusy
+from ..history import ROW_REMOVED, TRANSACTION_ENDED, History
+from ..migrations import Migration
+from ..quote import milliseconds
+from .check import Contents
+from .lock import NO_TIMEOUTS
+from .message import Sent, explain
+from .watch import Watch
+
+Answer = TypeVar("Answer")
+logger = logging.getLogger(__name__)
+
+POOLED_STATE = "DEALLOCATE ALL; SELECT pg_catalog.pg_advisory_unlock_all();"
+"""Drops more that a file may have left in the session; our own lock is on another connection there."""
+POOLED_NAME = f"SET application_name = '{APPLICATION_NAME}';"
+"""A pooler takes over what RESET ALL makes of it; the watch and those who wait for us know us by it."""
+STOP_TIMEOUT = 4.0
+"""Seconds that a rollback or the answer to COMMIT may take once we are to stop."""
+ORPHAN_CHECK = "2s"
+"""How often the server looks whether we are still there while it works (client_connection_check_interval)."""
+LOST = {"57P01", "57P02", "57P03", "25P03", "57P05"}
+"""SQLSTATEs with which a server takes the connection away, besides class 08."""
+NO_FILE = "no file was being applied"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A pending migration with all that is needed to apply it."""
+
+    migration: Migration
+    contents: Contents
+    history: History
+    config: Config
+
+    @property
+    def filename(self) -> str:
+        """The migration's filename."""
+        return self.migration.filename
+
+    def failure(self, error: asyncpg.PostgresError, sent: Sent | None, line: int) -> Problem:
+        """Return why the server refused SQL of the file, or its commit."""
+        if TRANSACTION_ENDED in str(error):
+            return Problem(
+                f"{TRANSACTION_ENDED}, so a part of it is committed and it counts as applied: look at the schema, mend "
+                "it by hand, and take BEGIN, COMMIT and ROLLBACK out of the file",
+                self.filename,
+            )
+        if ROW_REMOVED in str(error):
+            return Problem(f"{ROW_REMOVED}, {self.history.name}; a file must leave the history alone", self.filename)
+        return explain(server_error(error), self.filename, sent, line)
+
+
+def settings(config: Config) -> dict[str, str]:
+    """Return our settings for whatever a file sends."""
+    return {
+        "client_connection_check_interval": ORPHAN_CHECK,
+        "standard_conforming_strings": "on",
+        "lock_timeout": str(milliseconds(config.ddl_lock_timeout)),
+        "statement_timeout": str(milliseconds(config.statement_timeout)),
+    }
+
+
+def settings_sql(config: Config, watch: Watch, scope: str) -> str:
+    """Return SQL for our settings, for the SESSION or the transaction (LOCAL)."""
+    ours = "".join(f"SET {scope} {name} = '{value}';" for name, value in settings(config).items())
+    return f"{NO_TIMEOUTS[scope]} {ours} {watch.lock_timeout_sql(config.ddl_lock_timeout, scope)}"
+
+
+@asynccontextmanager
+async def file_sql(
+    job: Job, watch: Watch, if_lost: str, *, sent: Sent | None = None, line: int = 0
+) -> AsyncIterator[None]:
+    """Translate what goes wrong with SQL of a file in the block.
+
+    Raises Busy, MigrationFailed with the place as far as `sent` or `line` tells it, and ConnectionLost with `if_lost`,
+    which is what is known then.
+    """
+    try:
+        async with lost_while(if_lost):
+            yield
+    except BUSY as error:
+        raise watch.busy(error, line) from error
+    except asyncpg.PostgresError as error:
+        raise MigrationFailed(job.failure(error, sent, line)) from error
+
+
+@asynccontextmanager
+async def own_sql(
+    history: History, doing: str = NO_FILE, if_lost: str = "", *, rival: str = "", busy: str = ""
+) -> AsyncIterator[None]:
+    """Translate what goes wrong with our own SQL in the block: a query or a row of the history or the journal.
+
+    `doing` says what a refusal leaves. Where a row is written, `rival` is why its key may be taken, which raises
+    StartOver, and `busy` why it may be locked, which raises Busy. Raises TableBusy, ConnectionLost, and what
+    `History.failure` returns.
+    """
+    try:
+        async with lost_while(if_lost or doing):
+            yield
+    except asyncpg.PostgresError as error:
+        if rival and isinstance(error, asyncpg.UniqueViolationError):
+            raise StartOver(rival) from error
+        if busy and isinstance(error, (*BUSY, asyncpg.QueryCanceledError)):
+            raise Busy(busy, recording=True) from error
+        if isinstance(error, BUSY):
+            raise TableBusy(f"{error}; the history table {history.name} is locked by somebody") from error
+        raise history.failure(error, doing) from error
+
+
+@asynccontextmanager
+async def lost_while(state: str) -> AsyncIterator[None]:
+    """Translate a broken connection into ConnectionLost, which says what is known then: `state`."""
+    try:
+        yield
+    except BROKEN as error:
+        if is_lost(error):
+            raise ConnectionLost(f"connection lost: {describe(error)}; {state}") from error
+        raise
+
+
+def is_lost(error: BaseException) -> bool:
+    """Tell whether `error` means that the connection is gone, and not that a statement was refused."""
+    error = root(error)
+    if isinstance(error, asyncpg.PostgresError):
+        return (error.sqlstate or "").startswith("08") or error.sqlstate in LOST
+    return True
+
+
+def server_error(error: asyncpg.PostgresError) -> asyncpg.PostgresError:
+    """Return what the server said: it may have closed the connection over it, which hides it in the cause."""
+    return cause if isinstance(cause := root(error), asyncpg.PostgresError) else error
+
+
+async def see_through(work: Awaitable[Answer], if_lost: str) -> Answer:
+    """Await `work` even if we are cancelled meanwhile, for STOP_TIMEOUT; the cancellation follows afterwards.
+
+    A COMMIT that is sent takes effect whether we listen or not, so its answer is worth waiting for: it tells the
+    outcome. Logs `if_lost` where the answer does not come in that time.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task}, timeout=STOP_TIMEOUT)
+        if not task.done():
+            logger.warning("the server did not answer in time: %s", if_lost)
+        if not task.done() or task.exception():
+            raise
+        cancel_again()
+        return task.result()
+
+
+def cancel_again() -> None:
+    """Have the cancellation that was caught come again, at the next await."""
+    if current := asyncio.current_task():
+        current.uncancel()
+        current.cancel()
+
+
+@asynccontextmanager
+async def rolled_back_on_failure(connection: Connection, name: str) -> AsyncIterator[None]:
+    """Roll back before any failure goes on, a cancellation included; `name` says what was rolled back."""
+    try:
+        yield
+    except BaseException as error:
+        in_transaction = not connection.is_closed() and connection.is_in_transaction()
+        with suppress(*BROKEN):
+            await connection.execute("ROLLBACK", timeout=STOP_TIMEOUT)
+            if in_transaction and isinstance(error, MigrationFailed):
+                error.state = f"{name} was rolled back"
+            elif in_transaction and isinstance(error, asyncio.CancelledError):
+                logger.warning("%s: cancelled and rolled back", name)
+        raise
+
+
+@contextmanager
+def notices(connection: Connection, filename: str) -> Iterator[None]:
+    """Log what the file's statements tell the client meanwhile."""
+
+    def log(_: object, notice: asyncpg.PostgresLogMessage) -> None:
+        level = logging.WARNING if notice.severity_en == "WARNING" else logging.INFO
+        logger.log(level, "%s: %s: %s", filename, (notice.severity_en or "").lower(), notice.message)
+
+    connection.add_log_listener(log)
+    try:
+        yield
+    finally:
+        if not connection.is_closed():
+            connection.remove_log_listener(log)

@@ -1,0 +1,135 @@
+"""The folder of migrations: which files are migrations, their versions and checksums, and what is wrong with the rest.
+
+Plain strings and tuples, and no heavy import: a start with nothing to do gets no further.
+"""
+
+import codecs
+import hashlib
+import io
+import mmap
+import os
+
+from .errors import BadMigrations, Problem
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import TypeAlias
+
+HOW_TO_NAME = "name it <version>_<description>.sql, such as 007_add_orders.sql"
+LARGEST_VERSION = 2**63 - 1
+"""The largest BIGINT, the type that the history's version column is widened to."""
+BOM = "\ufeff"
+UTF_8 = codecs.getincrementaldecoder("utf-8-sig")
+LARGE = 1 << 20
+"""Bytes above which a file is mapped, not read, and sent statement by statement."""
+CHUNK = 1 << 16
+
+Source: "TypeAlias" = bytes | mmap.mmap
+Found: "TypeAlias" = tuple[int, str, str, str]
+"""Version, filename, checksum and path of a migration."""
+
+
+def discover(folder: str) -> list[Found]:
+    """Return the migrations in `folder`, by ascending version.
+
+    Raises BadMigrations, which names every file that cannot be used, or the folder if it holds no migration:
+    skipping a file silently would deploy code without its schema.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            files = sorted((entry for entry in entries if is_sql(entry.name)), key=lambda entry: entry.name)
+    except OSError as error:
+        raise BadMigrations(f"{folder}: {error.strerror}; MIGRATE_DIR must be the folder of migrations") from error
+    problems: list[Problem | str] = []
+    found = []
+    for file in files:
+        try:
+            found.append(load(file))
+        except BadMigrations as problem:
+            problems += problem.problems
+    problems += duplicates(found)
+    if problems:
+        raise BadMigrations(*problems)
+    if not found:
+        raise BadMigrations(f"{folder}: no migration in this folder; {HOW_TO_NAME}")
+    return sorted(found)
+
+
+def is_sql(name: str) -> bool:
+    """Tell whether a directory entry claims to be a migration; hidden entries and *.down.sql do not."""
+    lower = name.lower()
+    return lower.endswith(".sql") and not lower.endswith(".down.sql") and not name.startswith(".")
+
+
+def load(entry: "os.DirEntry[str]") -> Found:
+    """Return the migration in the file at `entry`, or raise BadMigrations."""
+    name = entry.name
+    shown = name if name.isprintable() else ascii(name)
+    digits, _, rest = name.partition("_")
+    is_version = digits.isdecimal() and digits.isascii()
+    if not (is_version and rest.endswith(".sql") and rest != ".sql" and name.isprintable()):
+        raise BadMigrations(Problem(f"not a migration's name; {HOW_TO_NAME}", shown))
+    version = int(digits)
+    if version > LARGEST_VERSION:
+        raise BadMigrations(Problem(f"the version is too large; the largest is {LARGEST_VERSION}", shown))
+    try:
+        if not entry.is_file():
+            raise BadMigrations(Problem(f"not a file; {entry.path} must be a regular file or a link to one", shown))
+        _, checksum = read(entry.path)
+    except OSError as error:
+        raise BadMigrations(Problem(f"cannot be read: {error.strerror}", shown)) from error
+    except UnicodeDecodeError as error:
+        line = undecodable_line(entry.path)
+        raise BadMigrations(Problem("not UTF-8; save the file as UTF-8", shown, line)) from error
+    return version, name, checksum, entry.path
+
+
+def read(path: str) -> tuple[Source, str]:
+    """Return the bytes and the checksum of the file at `path`; a large one is mapped, so that memory stays bounded.
+
+    The checksum is the hexadecimal SHA-256 over the text without a BOM and with LF line ends. Raises OSError, and
+    UnicodeDecodeError for what is not UTF-8. A small file gets neither a file object nor a decoder: with 10,000 files,
+    that saves a sixth of the time.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        chunks = iter(lambda: os.read(descriptor, CHUNK), b"")
+        if os.fstat(descriptor).st_size > LARGE:
+            return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ), checksum_of_large(chunks)
+        source = b"".join(chunks)
+    finally:
+        os.close(descriptor)
+    text = source.decode().removeprefix(BOM).replace("\r\n", "\n").replace("\r", "\n")
+    return source, hashlib.sha256(text.encode()).hexdigest()
+
+
+def checksum_of_large(chunks: "Iterable[bytes]") -> str:
+    """Return the checksum of a file without holding all of it."""
+    digest = hashlib.sha256()
+    decoder = io.IncrementalNewlineDecoder(UTF_8(), translate=True)
+    for chunk in chunks:
+        digest.update(decoder.decode(chunk).encode())
+    digest.update(decoder.decode(b"", final=True).encode())
+    return digest.hexdigest()
+
+
+def undecodable_line(path: str) -> int:
+    """Return the number of the first line that is not UTF-8."""
+    with io.FileIO(path) as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    raise AssertionError(f"{path} is UTF-8 after all")
+
+
+def duplicates(found: list[Found]) -> "Iterator[str]":
+    """Describe the versions that more than one file has."""
+    filenames: dict[int, list[str]] = {}
+    for version, filename, _, _ in found:
+        filenames.setdefault(version, []).append(filename)
+    for version, names in filenames.items():
+        if len(names) > 1:
+            yield f"version {version} is taken by {' and '.join(names)}; give each file a version of its own"

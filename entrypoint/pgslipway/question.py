@@ -1,0 +1,45 @@
+"""The question of nearly every start, whether there is anything to do, as SQL."""
+
+from .quote import quote_array, quote_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+LOOK_TIMEOUT = "SET LOCAL lock_timeout = '5s';"
+"""Bounds how long a look at the history may wait for somebody who has locked it."""
+UP_TO_DATE = "SELECT 0"
+"""The tag that answers `undone_sql` where there is nothing to do; nothing is prepared, and no row is sent."""
+
+
+def table_name(schema: str, table: str) -> str:
+    """Return the qualified, quoted name of a table."""
+    return f"{quote_name(schema)}.{quote_name(table)}"
+
+
+def set_role_sql(role: str | None) -> str:
+    """Return SQL that becomes the role for the rest of the transaction; empty without one."""
+    return f"SET LOCAL ROLE {quote_name(role)};" if role else ""
+
+
+def look_sql(role: str | None) -> str:
+    """Return SQL that takes the role and bounds the wait for the history's lock, for one message."""
+    return f"{LOOK_TIMEOUT} {set_role_sql(role)}"
+
+
+def undone_sql(table: str, migrations: "Iterable[tuple[int, str, str]]") -> str:
+    """Return the query that returns a row unless the history holds exactly these (version, checksum, filename).
+
+    Every version and checksum travels with it, and the server compares: a row of either side without its partner, or
+    with another checksum, is a row of the answer. A row without a checksum is compared by its filename.
+    """
+    versions, checksums, filenames = zip(*migrations, strict=True)
+    return f"""
+        SELECT FROM ROWS FROM (
+            pg_catalog.unnest({quote_array(map(str, versions))}::bigint[]),
+            pg_catalog.unnest({quote_array(checksums)}::text[]),
+            pg_catalog.unnest({quote_array(filenames)}::text[])
+        ) AS image (version, checksum, filename)
+        FULL JOIN {table} AS history ON history.version::bigint = image.version
+        WHERE coalesce(history.checksum::text = image.checksum, history.filename::text = image.filename) IS NOT TRUE
+        LIMIT 1"""

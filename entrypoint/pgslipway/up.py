@@ -1,0 +1,72 @@
+"""`up`, the whole run on one page: wait for Postgres, take the lock, apply the pending migrations, say how it ended."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from random import uniform
+from typing import TypeAlias
+
+from .config import Config
+from .connect import Connection, connect
+from .errors import StartOver
+from .migrations import discover
+from .run import Run
+from .words import count, newest
+
+logger = logging.getLogger(__name__)
+
+Connect: TypeAlias = Callable[
+    [Callable[[Connection], Awaitable[bool]]], AbstractAsyncContextManager[tuple[Connection, bool]]
+]
+"""Gives a connection and the answer to the first look, as `connect` does."""
+LONGEST_PAUSE = 0.5
+"""Seconds before a run starts over; the pause is random below it, so that two runners do not keep meeting."""
+
+
+async def up(config: Config, applied: list[str]) -> str:
+    """Bring the schema up to date; return the last line of the log. Raises every SlipwayError.
+
+    `applied` gets the name of each file once it is committed, whatever comes afterwards.
+    """
+    run = Run(config, discover(config.dir), applied)
+    await bring_up_to_date(run, partial(connect, config))
+    done = f"applied {count(len(applied), 'migration')}" if applied else "nothing to do"
+    return f"up to date: {done}; {newest(run.migrations)}"
+
+
+async def bring_up_to_date(run: Run, connect: Connect) -> None:
+    """Connect, look, and apply the pending migrations; start over whenever another runner got in between.
+
+    Nothing pending costs one round trip after the handshake, takes no lock and writes nothing.
+    """
+    while True:
+        try:
+            async with connect(run.look) as (connection, is_current):
+                if not is_current:
+                    await apply_pending(run, connection)
+                return
+        except StartOver as error:
+            run.start_over(error)
+        await asyncio.sleep(uniform(0, LONGEST_PAUSE))  # noqa: S311
+
+
+async def apply_pending(run: Run, connection: Connection) -> None:
+    """Lock, plan, check every pending file, and apply each. Raises StartOver, and every SlipwayError."""
+    from .engine import apply, lock, plan, preflight, sending  # a start with nothing to do never comes here
+
+    if run.config.location:
+        logger.info("connected to %s", run.config.location.name)
+    async with sending.own_sql(run.history):
+        if not plan.compare(run, await run.history.rows(connection)).pending:
+            return
+        async with lock.lock(connection, run.config, run.history, run.history.undone_sql(run.migrations)) as held:
+            if held is None:
+                logger.info("another runner has applied everything")
+                return
+            jobs = await preflight.prepare(run, held)
+            await apply.upgrade(run, held, jobs)
+            is_ours = False  # until the end of the first file has told
+            for job in jobs:
+                is_ours = await apply.apply(run, held, job, at_once=is_ours)

@@ -1,0 +1,58 @@
+"""`wait`: the same look, again and again, until another run has applied everything; it only reads."""
+
+import logging
+
+import asyncpg
+
+from .config import Config
+from .connect import Connection, connect
+from .errors import AccessRefused, DatabaseUnavailable, NotYet
+from .migrations import discover
+from .run import Run
+from .words import count, names, newest
+
+logger = logging.getLogger(__name__)
+
+
+async def wait(config: Config) -> str:
+    """Block until the schema holds every migration of this image; return the last line of the log.
+
+    Raises NotYet with the missing ones when the wait timeout has passed.
+    """
+    run = Run(config, discover(config.dir))
+
+    async def look(connection: Connection) -> None:
+        await look_for_all(run, connection)
+
+    try:
+        async with connect(config, look):
+            return f"up to date: {newest(run.migrations)}"
+    except DatabaseUnavailable as error:
+        if not run.missing:
+            raise
+        raise NotYet(f"{error}; when it last answered: {run.missing}") from error
+
+
+async def look_for_all(run: Run, connection: Connection) -> None:
+    """Raise NotYet unless the history holds every migration, as far as the role can see.
+
+    Logs what is missing when that changes. Raises HistoryConflict where `up` would.
+    """
+    history = run.history_as_login
+    try:
+        if await history.is_current(connection, run.migrations):
+            return
+        from .engine.plan import compare  # most looks miss nothing
+
+        pending = compare(run, await history.rows(connection)).pending
+        missing = f"{count(len(pending), 'migration')} missing: {names(pending)}" if pending else ""
+    except (AccessRefused, asyncpg.InsufficientPrivilegeError) as error:
+        cause = error.__cause__ or error
+        missing = f"{history.name} cannot be read yet: {cause}; it takes SELECT on it and USAGE on its schema"
+    except asyncpg.LockNotAvailableError as error:
+        missing = f"{history.name} cannot be read yet: {error}"
+    if missing and missing != run.missing:
+        logger.info("waiting for the schema: %s", missing)
+    run.missing = missing
+    if missing:
+        raise NotYet(missing)
