@@ -55,11 +55,12 @@ RUN set -eu; \
     python3 -m compileall -q -b --invalidation-mode unchecked-hash -s /rootfs -p / /rootfs/usr/lib/python3.13 /rootfs/app; \
     find . \( -name '*.py' -o -path '*/__pycache__*' \) -delete
 
-# Only our own code keeps its source: the traceback of a bug shows the line.
+# Only our own code keeps its source: the traceback of a bug shows the line. A checkout's files may be closed to others.
 COPY LICENSE /rootfs/usr/share/doc/pgslipway/copyright
 COPY entrypoint/ /rootfs/app/
 RUN set -eu; \
     cd /rootfs; \
+    chmod -R a+rX,go-w app/pgslipway usr/share/doc/pgslipway; \
     python3 -m compileall -q --invalidation-mode unchecked-hash -s /rootfs -p / /rootfs/app/pgslipway; \
     printf '%s\n' '#!/usr/bin/python3.13 -IS' 'import sys' 'sys.path.append("/app")' \
         'from pgslipway.__main__ import main' 'main()' > usr/bin/pgslipway; \
@@ -71,17 +72,24 @@ RUN set -eu; \
     cd /rootfs; \
     { echo 'import sys; sys.path.append("/app"); import asyncpg, tenacity'; \
       find usr/lib/python3.13/lib-dynload -name '*.so' -printf '%f\n' | sed 's/\..*//; s/^/import /'; \
-      find app/pgslipway -name '*.py' -printf '%P\n' | sed 's/\.py//; s/^/import pgslipway./'; \
+      find app/pgslipway -name '*.py' -printf '%P\n' \
+        | sed 's/\.py$//; s,/,.,g; s/^/import pgslipway./; s/\.__init__$//'; \
     } | chroot . /usr/bin/python3.13 -IS -; \
     chroot . /usr/bin/pgslipway --version
 
-FROM scratch
+# What `FROM pgslipway:1` means: `docker build --target base -t pgslipway:1 .`
+FROM scratch AS base
+COPY --from=build /rootfs/ /
+ENV PATH=/usr/bin
+USER 65532:65532
+ENTRYPOINT ["pgslipway"]
 ARG VERSION=dev
 LABEL org.opencontainers.image.title=pgslipway \
       org.opencontainers.image.description="Your Postgres schema, up to date before your app starts." \
       org.opencontainers.image.licenses=Apache-2.0 \
       org.opencontainers.image.version=$VERSION
-COPY --from=build /rootfs/ /
-ENV PATH=/usr/bin
-USER 65532:65532
-ENTRYPOINT ["pgslipway"]
+
+# This repository as your own: `docker build -t my-app-migrations .` bakes its migrations/ in. A bad file fails the build.
+FROM base
+COPY migrations/ /migrations/
+RUN ["pgslipway", "check"]

@@ -23,8 +23,9 @@ lint: .venv/ready
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-image:
-	docker build --quiet --build-arg VERSION=$(version) --tag pgslipway:dev --tag pgslipway:1 .
+image:  ## pgslipway:1 for your own Dockerfile, and my-app-migrations with the files of migrations/
+	docker build --quiet --build-arg VERSION=$(version) --target base --tag pgslipway:dev --tag pgslipway:1 .
+	docker build --quiet --build-arg VERSION=$(version) --tag my-app-migrations .
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

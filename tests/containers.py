@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,6 +41,19 @@ def call(*command: str | Path, stdin: str = "") -> Ended:
     """Run a command to its end, whatever that is."""
     done = subprocess.run(list(map(str, command)), check=False, cwd=ROOT, input=stdin, capture_output=True, text=True)
     return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def clone(folder: Path) -> Path:
+    """Write what a clone of this repository would have: the files that Git knows, as they are here now."""
+    listed = call("git", "-c", "safe.directory=*", "ls-files", "-z") if shutil.which("git") else None
+    if listed is None or listed.code:  # not a checkout: everything but what is made here
+        made = [line.rstrip("/").rpartition("/")[2] for line in (ROOT / ".gitignore").read_text().splitlines()]
+        return shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".git", *made))
+    for name in filter(None, listed.out.split("\0")):
+        if (ROOT / name).exists():  # else Git does not know yet that it is deleted
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return folder
 
 
 def docker(*arguments: str | Path) -> str:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import secrets
 import shlex
-import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from containers import ROOT, Ended, call, docker
+from containers import Ended, call, clone, docker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,23 +17,16 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.docker_only
 
-OVERRIDE = """\
-services:
-  migrate:
-    build: {context}
-"""
-
 
 class Project(NamedTuple):
     """A Compose project with a name, and so with containers and images, of the test's own."""
 
     command: list[str]
     name: str
-    override: Path
+    folder: Path
 
     def __call__(self, *arguments: str) -> Ended:
-        files = [f"--file={path}" for path in (ROOT / "compose.yaml", self.override)]
-        return call(*self.command, f"--project-name={self.name}", *files, *arguments)
+        return call(*self.command, f"--project-name={self.name}", f"--file={self.folder / 'compose.yaml'}", *arguments)
 
     def container(self, service: str, *filters: str) -> str:
         """The id of a service's container in one of the given states; empty if there is none."""
@@ -49,19 +41,11 @@ class Project(NamedTuple):
 
 
 @pytest.fixture
-def sensors(tmp_path: Path) -> Path:
-    """A copy of the example that the project builds `migrate` from."""
-    return shutil.copytree(ROOT / "examples" / "sensors", tmp_path / "sensors")
-
-
-@pytest.fixture
-def project(image: None, sensors: Path, tmp_path: Path) -> Iterator[Project]:  # noqa: ARG001
-    """The project of `compose.yaml`, not started."""
+def project(tmp_path: Path) -> Iterator[Project]:
+    """The project of `compose.yaml` in a clean clone, not started."""
     command = shlex.split(os.environ.get("PGSLIPWAY_COMPOSE") or call("tests/setup/compose.sh").out)
     assert command, "no Docker Compose here"
-    override = tmp_path / "override.yaml"
-    override.write_text(OVERRIDE.format(context=sensors))
-    made = Project(command, f"pgslipway-test-{secrets.token_hex(6)}", override)
+    made = Project(command, f"pgslipway-test-{secrets.token_hex(6)}", clone(tmp_path / "clone"))
     yield made
     ended = made("down", "--volumes", "--rmi", "local")
     assert ended.code == 0, ended
@@ -84,8 +68,8 @@ def test_migrations_can_be_run_again(project: Project) -> None:
     assert "003_hottest_hour.sql" in status.out
 
 
-def test_failing_migration_keeps_the_app_from_starting(project: Project, sensors: Path) -> None:
-    (sensors / "004_failing.sql").write_text("SELECT 1 / 0;")
+def test_failing_migration_keeps_the_app_from_starting(project: Project) -> None:
+    (project.folder / "migrations" / "004_failing.sql").write_text("SELECT 1 / 0;")
     started = project("up", "--detach")
     assert started.code != 0, started
     assert project.code("migrate") == 24

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from containers import IMAGE, RESTRICTED, ROOT, build, call, docker, run, running
+from containers import IMAGE, RESTRICTED, ROOT, build, call, clone, docker, run, running
 from pgslipway import __version__
 from servers import eventually, refusing, until
 
@@ -106,6 +106,13 @@ def test_nothing_can_be_executed_but_python_and_pgslipway(files: dict[str, File]
         "usr/bin/python3.13",
     ]
     assert files["bin"].entry.linkname == "usr/bin"
+
+
+# Docker 20.10 reads `**/*.py` in .dockerignore in a way that leaves sub-packages out, and says nothing.
+def test_every_module_is_in_it(files: dict[str, File]) -> None:
+    folder = ROOT / "entrypoint"
+    modules = {f"app/{path.relative_to(folder)}" for path in folder.rglob("*.py")}
+    assert {name for name in files if name.startswith("app/pgslipway/") and name.endswith(".py")} == modules
 
 
 def test_folder_for_migrations_is_there_and_empty(files: dict[str, File]) -> None:
@@ -268,6 +275,23 @@ async def test_two_lines_make_it_a_users_own(derived: Derived, database: Databas
     ended = run(env=database.environ, image=derived.tag, extra=RESTRICTED)
     assert ended.code == 0, ended
     assert await exists(database, "items")
+
+
+async def test_this_repository_is_an_image_as_it_stands(database: Database) -> None:
+    ended = run(env=database.environ, image="my-app-migrations", extra=RESTRICTED)
+    assert ended.code == 0, ended
+    assert await exists(database, "readings")
+
+
+# With umask 077 a clone is such a checkout.
+def test_checkout_that_is_closed_to_others_makes_an_image_that_works(derived: Derived, tmp_path: Path) -> None:
+    checkout = clone(tmp_path / "clone")
+    for path in (checkout / "entrypoint").rglob("*"):
+        path.chmod(path.stat().st_mode & 0o700)
+    built = build(checkout, derived.tag)
+    assert built.code == 0, built
+    checked = run("check", env={}, image=derived.tag, extra=RESTRICTED)
+    assert checked.code == 0, checked
 
 
 @pytest.mark.parametrize(

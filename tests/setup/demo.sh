@@ -8,10 +8,9 @@ say() {
 }
 
 with_compose() {
-    export COMPOSE_PROJECT_NAME=pgslipway-demo
-    trap '$compose down --volumes --remove-orphans > /dev/null 2>&1' EXIT
-    say 'Building the image pgslipway:1, and from it one with the migrations of examples/sensors'
-    make --no-print-directory image
+    export COMPOSE_PROJECT_NAME=${COMPOSE_PROJECT_NAME:-pgslipway-demo}
+    trap '$compose down --volumes --remove-orphans --rmi local > /dev/null 2>&1' EXIT
+    say 'Building the image, with the files of migrations/'
     $compose build --quiet migrate
     say 'Starting compose.yaml: TimescaleDB, then its migrations, then the app (all of it is removed in the end)'
     $compose up --detach
