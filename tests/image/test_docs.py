@@ -3,7 +3,9 @@
 A page is a scenario. It gets a scratch folder, a database `shop` that belongs to `app` on 127.0.0.1, and its blocks are
 taken in order:
 
-- console: the commands are run, and what they print is compared with what the page shows, if it shows anything.
+- console: the commands are run, and what they print is compared with what the page shows, if it shows anything. Below
+  `<!-- in a clone -->` they are run in a clean clone of this repository, which each such block gets anew; below
+  `<!-- in a clone, without an engine -->` no Docker engine answers there.
 - sql: a block whose first line is the name of a migration, `-- 003_paid_at.sql`, is written into migrations/ and
   applied by pgslipway; other blocks are run as `app`, or as `postgres` below `<!-- as postgres -->`. Below
   `<!-- refused: 24 -->` a migration has to be refused with that code.
@@ -23,22 +25,23 @@ import secrets
 import shlex
 import shutil
 import subprocess
+import sys
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import kubernetes_validate
 import pytest
 import yaml
 
-from containers import IMAGE, ROOT, Ended, call, docker
+from containers import IMAGE, ROOT, Ended, call, clone, docker
 from contract import CONTRACT
 from pages import PAGES, Block, blocks, matches
 from servers import PASSWORD
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
     from conftest import Slipway
     from servers import Database, Server
@@ -109,7 +112,7 @@ arguments=()
 for argument; do
     case $argument in
         --network=host) argument=--network=container:$PAGE_SERVER ;;
-        my-app-migrations:1) argument=$PAGE_TAG ;;
+        my-app-migrations | my-app-migrations:1) argument=$PAGE_TAG ;;
     esac
     arguments+=("$argument")
 done
@@ -197,6 +200,17 @@ class Site:
     shop: Database
     environ: dict[str, str]
 
+    def clone(self, note: str) -> Site:
+        """A clean clone of this repository, as the note above a block wants it."""
+        folder = clone(self.folder.parent / f"clone-{secrets.token_hex(6)}")
+        if not note.endswith("without an engine"):
+            return replace(self, folder=folder)
+        programs = folder / ".venv" / "bin"  # installing it anew would ask the package index
+        programs.mkdir(parents=True)
+        (programs / "pgslipway").symlink_to(Path(sys.executable).parent / "pgslipway")
+        (programs.parent / "ready").touch()
+        return replace(self, folder=folder, environ=self.environ | {"DOCKER_HOST": f"unix://{folder}/no-engine"})
+
     def shell(self, command: str) -> Ended:
         """Run a command as a reader does."""
         done = subprocess.run(
@@ -267,8 +281,9 @@ class Site:
         )
 
     def remove(self) -> None:
-        if (self.folder / "compose.yaml").exists():
-            self.shell("docker compose --profile '*' down --volumes --rmi local || docker compose down --volumes")
+        for file in self.folder.parent.glob("*/compose.yaml"):
+            project = replace(self, folder=file.parent)
+            project.shell("docker compose --profile '*' down --volumes --rmi local || docker compose down --volumes")
         call("docker", "rmi", "--force", self.environ["PAGE_TAG"])
 
 
@@ -311,6 +326,7 @@ def site(shop: Database, tmp_path: Path) -> Iterator[Site]:
         "PAGE_TAG": f"{name}:1",
         "PGSLIPWAY_COMPOSE": os.environ.get("PGSLIPWAY_COMPOSE") or call("tests/setup/compose.sh").out.strip(),
         "COMPOSE_PROJECT_NAME": name,
+        "MAY_INSTALL": "",
     }
     made = Site(folder, shop, os.environ | own)
     yield made
@@ -333,8 +349,9 @@ class Reader:
         if block.note.startswith("from "):
             assert_excerpt(block)
         elif block.language == "console":
+            site = self._site.clone(block.note) if block.note.startswith("in a clone") else self._site
             for command in commands(block):
-                await asyncio.to_thread(self._command, command)
+                await asyncio.to_thread(self._command, command, site)
         elif block.language == "sql":
             await self._sql(block)
         elif block.language == "dockerfile":
@@ -344,13 +361,13 @@ class Reader:
         elif block.language == "yaml":
             self._yaml(block)
 
-    def _command(self, command: Command) -> None:
+    def _command(self, command: Command, site: Site) -> None:
         if command.reason:
             return
         if command.text.startswith("kubectl "):
-            ended = self._site.kubectl(command.text)
+            ended = site.kubectl(command.text)
         else:
-            ended = self._site.shell(f"(exit {self._code}); {command.text}")
+            ended = site.shell(f"(exit {self._code}); {command.text}")
         assert not self._code or command.text == "echo $?", f"{command.place} comes after a failure"
         self._code = ended.code
         out, err = (COMPOSE_NOISE.sub("", stream) for stream in (ended.out, ended.err))
