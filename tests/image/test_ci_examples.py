@@ -1,4 +1,4 @@
-"""`examples/ci/` and `docs/ci.md`: valid by the schemas of GitHub and GitLab, and every step is run as they run it.
+"""`examples/ci/`, `docs/ci.md`, `.github/`: valid by the schemas of GitHub and GitLab; each example is run as they do.
 
 What is not the real thing: GitLab's Docker-in-Docker is the engine of this machine, and ports are on 127.0.0.1 only.
 """
@@ -23,6 +23,7 @@ import pytest
 import yaml
 
 from containers import ROOT, Ended, build, call, docker
+from pgslipway import __version__
 from pgslipway.errors import SlipwayError
 from servers import LOCALHOST, until
 
@@ -35,8 +36,12 @@ EXAMPLES = ROOT / "examples" / "ci"
 GITHUB = EXAMPLES / "github.yml"
 GITLAB = EXAMPLES / "gitlab.yml"
 PAGE = ROOT / "docs" / "ci.md"
+OURS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+FORMS = [ROOT / ".github" / "ISSUE_TEMPLATE" / f"{name}.yml" for name in ("bug", "feature")]
 SCHEMAS = {
-    GITHUB: ["--builtin-schema=vendor.github-workflows"],
+    **{path: ["--builtin-schema=vendor.github-workflows"] for path in (GITHUB, *OURS)},
+    **{path: ["--builtin-schema=vendor.github-issue-forms"] for path in FORMS},
+    FORMS[0].with_name("config.yml"): ["--builtin-schema=vendor.github-issue-config"],
     GITLAB: ["--builtin-schema=vendor.gitlab-ci", "--data-transform=gitlab-ci"],
 }
 RUNNER = 1001
@@ -251,8 +256,10 @@ def test_workflow_has_no_more_rights_than_it_needs() -> None:
     assert checkout["with"] == {"persist-credentials": False}
 
 
-def test_no_expression_is_pasted_into_a_script() -> None:
-    assert not [step for step in GITHUB_JOB["steps"] if "${{" in step.get("run", "")]
+@pytest.mark.parametrize("path", [GITHUB, *OURS], ids=lambda path: path.name)
+def test_no_expression_is_pasted_into_a_script(path: Path) -> None:
+    jobs = yaml.safe_load(path.read_text())["jobs"].values()
+    assert not [step for job in jobs for step in job.get("steps", []) if "${{" in step.get("run", "")]
 
 
 def test_job_that_hangs_is_ended() -> None:
@@ -269,6 +276,48 @@ def test_gitlab_retries_what_can_heal_and_makes_up_fails() -> None:
     codes = {error.exit_code for error in SlipwayError.__subclasses__() if hasattr(error, "exit_code")}
     not_yet = 14  # `status --exit-code` and `wait`: another run of the same job does not change it
     assert GITLAB_JOB["retry"]["exit_codes"] == sorted(code for code in codes if 10 <= code <= 19 and code != not_yet)
+
+
+# --- the workflows of this repository, which forks inherit -------------------------------------------------------
+
+RELEASE: Json = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())["jobs"]
+PUBLISHING = {"image": "RELEASE_IMAGE", "build-wheel": "RELEASE_WHEELS", "chart": "RELEASE_CHART"}
+"""The variable that says where to, by job; the wheel is published by a job that comes after this one."""
+
+
+@pytest.mark.parametrize("path", OURS, ids=lambda path: path.name)
+def test_workflow_names_no_host(path: Path) -> None:
+    assert re.findall(r"\S+://(?!\$)\S+|\b[\w-]+\.(?:com|dev|io|net|org)\b", path.read_text()) == []
+
+
+def test_nothing_is_published_without_a_variable_that_says_where_to() -> None:
+    assert {name: RELEASE[name]["if"] for name in PUBLISHING} == {
+        name: f"vars.{variable} != ''" for name, variable in PUBLISHING.items()
+    }
+    assert RELEASE["wheel"]["needs"] == "build-wheel"
+    writing = {name for name, job in RELEASE.items() if "write" in job["permissions"].values()}
+    assert writing == {"image", "wheel", "chart"}
+
+
+def test_nothing_is_published_that_was_not_checked() -> None:
+    assert RELEASE["check"]["needs"] == "version"
+    assert all(RELEASE[name]["needs"] == ["version", "check"] for name in PUBLISHING)
+
+
+@pytest.mark.parametrize(
+    ("tag", "code", "said"),
+    [(f"v{__version__}", 0, ""), ("v0.0.1", 1, f"::error::the tag is v0.0.1, and __version__ is {__version__}\n")],
+    ids=["equal", "another"],
+)
+def test_tag_of_a_release_is_the_version(tag: str, code: int, said: str, tmp_path: Path) -> None:
+    (script,) = (step["run"] for step in RELEASE["version"]["steps"] if "run" in step)
+    output = tmp_path / "output"
+    output.touch()
+    ended = call("env", f"GITHUB_REF_NAME={tag}", f"GITHUB_OUTPUT={output}", "bash", "-ec", script)
+    assert (ended.code, ended.out) == (code, said)
+    major, minor, _ = __version__.split(".")
+    expected = f"full={__version__}\nminor={major}.{minor}\nmajor={major}\n"
+    assert output.read_text() == ("" if code else expected)
 
 
 # --- GitHub runs it ---------------------------------------------------------------------------------------------
