@@ -17,10 +17,11 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 import docker  # type: ignore[import-untyped]
 import pytest
 from docker.errors import DockerException  # type: ignore[import-untyped]
+from hypothesis import settings
 
 from containers import ROOT, call
 from contract import CONTRACT
-from sampling import sample_of_this_run
+from sampling import examples, sample_of_this_run
 from servers import (
     PATIENCE,
     Database,
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 os.environ["TESTCONTAINERS_RYUK_DISABLED"] = "true"
 
 NO_ENGINE = "no Docker engine answers"
+SERVERS = {"binaries", "server", "image", "tools"}
+"""The fixtures that all others with something in them that runs are made of."""
 DOCUMENTED_CODES = set(CONTRACT)
 INTERNAL_ERROR = 70
 TERMINATION_MESSAGE_LIMIT = 4096
@@ -72,7 +75,23 @@ def has_engine() -> bool:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "docker_only: needs a Docker engine; not run without, a failure when CI=true")
     config.addinivalue_line("markers", "faults: slow; every fault, systematically (make test-faults)")
+    config.addinivalue_line("markers", "needs_server: a Postgres or an image; given to what has a fixture of those")
     config.addinivalue_line("markers", "alone: takes the whole machine; the tests of other workers wait meanwhile")
+    settings.register_profile("as usual", max_examples=examples(100))
+    settings.load_profile("as usual")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects by it
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("docker_only") or SERVERS & fixtures_of(item):
+            item.add_marker("needs_server")
+
+
+def fixtures_of(item: pytest.Item) -> set[str]:
+    """All that a test is given by fixtures, also those of fixtures; not what it is parametrized with."""
+    assert isinstance(item, pytest.Function)
+    return set(item.fixturenames) - (item.callspec.params.keys() if hasattr(item, "callspec") else set())
 
 
 def pytest_report_header() -> str:

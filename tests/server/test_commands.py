@@ -122,6 +122,7 @@ async def test_plan_refuses_as_up_would(
     assert planned.outcome["message"] == run.outcome["message"]
 
 
+@pytest.mark.needs_server
 def test_rehearse_applies_everything_and_leaves_nothing(slipway: Slipway) -> None:
     finished = slipway("rehearse", str(WEBSHOP), env={"PGPORT": "1", "PGHOST": "nowhere"})
 
@@ -130,6 +131,7 @@ def test_rehearse_applies_everything_and_leaves_nothing(slipway: Slipway) -> Non
     assert "rehearsed 4 migrations on an embedded Postgres, which is gone again" in finished.err
 
 
+@pytest.mark.needs_server
 def test_rehearse_fails_like_up(folder: Folder, slipway: Slipway) -> None:
     finished = slipway("rehearse", env={}, migrations=folder({"001_a.sql": "SELECT oops"}))
 

@@ -122,6 +122,7 @@ def test_full_stderr_does_not_change_the_exit_code(folder: Folder) -> None:
     assert "bad migration files" in (folder.path.parent / "summary.md").read_text()
 
 
+@pytest.mark.needs_server
 def test_rehearsed_folder_is_the_one_that_is_annotated(folder: Folder, slipway: Slipway) -> None:
     files = folder({"001_a.sql": "SELECT nothing;"})
 

@@ -20,6 +20,7 @@ from pgslipway.config import SETTINGS, Config, from_environ
 from pgslipway.connect import driver_arguments
 from pgslipway.libpq import target
 from pgslipway.signals import Stop
+from sampling import examples
 from servers import refusing
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ BEGIN, END = "Zq", "xW"
 URL_SYNTAX = st.sampled_from(":/?#[]@!$&'()*+,;=%\\ \"<>^`{|}~")
 PRINTABLE = st.sampled_from(string.printable) | URL_SYNTAX | st.characters(categories=["L", "N", "P", "S", "Zs"])
 SECRETS = st.text(PRINTABLE, max_size=12).map(lambda text: f"{BEGIN}{text}{END}")
-MANY = settings(max_examples=500, deadline=None)
+MANY = settings(max_examples=examples(500), deadline=None)
 
 
 @pytest.fixture(autouse=True)
@@ -177,7 +178,9 @@ def run(arguments: list[str], environ: Mapping[str, str]) -> tuple[int, str]:
 
 
 @settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=examples(300),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(arguments=COMMANDS, environ=ENVIRONMENTS)
 def test_nonsense_ends_with_a_documented_code_and_a_message(

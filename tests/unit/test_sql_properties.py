@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pgslipway.engine.check import check
 from pgslipway.engine.sql import SqlError, leading_comments, statements, tokens
 from pgslipway.migrations import Migration
+from sampling import examples
 
 Text = st.SearchStrategy[str]
 PATIENT = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.filter_too_much]}
@@ -118,7 +119,7 @@ def split(text: str) -> list[str]:
     return [source[statement.start : statement.end].decode() for statement in statements(source)]
 
 
-@settings(max_examples=1600, **PATIENT)  # type: ignore[arg-type]
+@settings(max_examples=examples(1600), **PATIENT)  # type: ignore[arg-type]
 @given(texts())
 def test_statements_are_those_that_the_parser_finds(made: tuple[str, list[str]]) -> None:
     text, expected = made
@@ -136,7 +137,7 @@ def test_statements_are_those_that_the_parser_finds(made: tuple[str, list[str]])
         assert split(theirs) == [statement]
 
 
-@settings(max_examples=500, **PATIENT)  # type: ignore[arg-type]
+@settings(max_examples=examples(500), **PATIENT)  # type: ignore[arg-type]
 @given(st.lists(st.tuples(TIGHT, STATEMENT, TIGHT), max_size=6))
 def test_blanks_and_comments_between_change_nothing(parts: list[tuple[str, str, str]]) -> None:
     expected = [statement for _, part, _ in parts for statement in split(part)]
@@ -157,7 +158,7 @@ SOUP = st.lists(FRAGMENT, max_size=20).map("".join)
 ANYTHING = st.one_of(st.binary(max_size=60), st.text(max_size=40).map(str.encode), SOUP.map(str.encode))
 
 
-@settings(max_examples=1500, **PATIENT)  # type: ignore[arg-type]
+@settings(max_examples=examples(1500), **PATIENT)  # type: ignore[arg-type]
 @given(ANYTHING | st.tuples(SOUP.map(str.encode), st.binary(max_size=4), SOUP.map(str.encode)).map(b"".join))
 @example(b"SELECT $\xff$")
 def test_nothing_is_worse_than_an_sql_error(source: bytes) -> None:
@@ -179,7 +180,7 @@ def test_nothing_is_worse_than_an_sql_error(source: bytes) -> None:
     assert edges == sorted(edges)
 
 
-@settings(max_examples=500, **PATIENT)  # type: ignore[arg-type]
+@settings(max_examples=examples(500), **PATIENT)  # type: ignore[arg-type]
 @given(ANYTHING)
 def test_check_finds_problems_in_anything_and_fails_on_nothing(source: bytes) -> None:
     migration = Migration(version=1, filename="1_a.sql", checksum="", path="")
