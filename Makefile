@@ -12,7 +12,7 @@ test-quick: .venv/ready  ## what needs no server: seconds
 	PGSLIPWAY_QUICK=1 .venv/bin/pytest --numprocesses=2 --quiet -m "not needs_server and not faults" tests/unit tests/server
 
 test-faults: .venv/ready  ## the slow part: every fault, systematically; where CI is set, `make test` has a sample of it
-	PGSLIPWAY_FAULTS_EVERY=1 .venv/bin/pytest -m faults tests/faults
+	PGSLIPWAY_FAULTS_EVERY=$${PGSLIPWAY_FAULTS_EVERY:-1} .venv/bin/pytest -m faults tests/faults
 
 bench: export MAY_INSTALL := 1
 bench: .venv/ready  ## measure it beside its peers, which takes about an hour, and write docs/benchmarks.md

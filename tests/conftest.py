@@ -118,7 +118,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     missed = [report.nodeid for report in skipped if NO_ENGINE in str(report.longrepr)]
     if missed:
         terminalreporter.section(f"NOT RUN: {len(missed)} tests, since {NO_ENGINE}", red=True, bold=True)
-        terminalreporter.write_line("\n".join(missed))
+        terminalreporter.write_line("\n".join(sorted(missed)))
     for outcome in ("passed", "failed"):
         for report in terminalreporter.stats.get(outcome, []):
             for name, value in getattr(report, "user_properties", []):
