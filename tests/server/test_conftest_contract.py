@@ -49,6 +49,17 @@ def test_traceback_is_noticed() -> None:
         check(Finished(0, "", "Traceback (most recent call last):", None), [])
 
 
+@pytest.mark.usefixtures("database")
+def test_what_needs_a_server_is_told_by_its_fixtures(request: pytest.FixtureRequest) -> None:
+    assert request.node.get_closest_marker("needs_server")
+
+
+@pytest.mark.parametrize("server", [1])
+def test_parameter_of_that_name_is_no_server(server: int, request: pytest.FixtureRequest) -> None:
+    assert server
+    assert not request.node.get_closest_marker("needs_server")
+
+
 async def test_database_is_empty_and_new(database: Database) -> None:
     extensions = await database.fetch("SELECT extname FROM pg_extension WHERE extname <> 'plpgsql'")
 

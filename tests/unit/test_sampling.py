@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from sampling import IN_CI, Sample, sample
+from sampling import IN_CI, Sample, examples, sample
 
 CASES = list(range(97))
 
@@ -40,3 +40,10 @@ def test_commits_reach_every_offset() -> None:
 )
 def test_part_is_that_of_the_commit_where_ci_is_set(environ: dict[str, str], commit: str, expected: Sample) -> None:
     assert sample(environ, commit) == expected
+
+
+@pytest.mark.parametrize(("quick", "number"), [("", 500), ("1", 50)], ids=["as usual", "quick"])
+def test_fewer_examples_are_tried_in_a_hurry(quick: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGSLIPWAY_QUICK", quick)
+
+    assert examples(500) == number
