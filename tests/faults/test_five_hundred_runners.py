@@ -177,8 +177,8 @@ async def test_waiters_cost_less_than_a_query_a_second_each(
     cluster = embedded.cluster(max_connections=MAX_CONNECTIONS, **settings).start()
     database, files = cluster.database, folder(APPLIED)
     async with database.migration_lock():
-        waiters = [slipway.start(env=database.environ, migrations=files) for _ in range(WAITERS)]
-        await asyncio.to_thread(until, lambda: all("held by" in one.log for one in waiters), "all to wait")
+        waiters = [slipway.start(env=database.environ, migrations=files, limit=LONG) for _ in range(WAITERS)]
+        await asyncio.to_thread(until, lambda: all("held by" in one.log for one in waiters), "all to wait", LONG)
         async with database.connection() as clock:
             first = await now(clock) + SETTLING
             last = first + WINDOW
