@@ -214,6 +214,30 @@ async def test_file_that_removes_its_history_row_is_not_committed(
     assert not await has_table(database, "a")
 
 
+@pytest.mark.parametrize(
+    ("ends", "is_kept"), [("COMMIT", True), ("COMMIT AND CHAIN", False)], ids=["and no other", "and another begins"]
+)
+async def test_commit_that_cannot_be_seen_in_a_large_file_is_found_out(
+    ends: str, is_kept: bool, database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    """Read as the file says from its second statement on, the third one is three, and a comment."""
+    hidden = f"SELECT '\\''; {ends}; -- '"
+    text = f"SELECT set_config('standard_conforming_strings', 'off', false);\n{hidden};\nCREATE TABLE a ();\n"
+    files = folder({"001_a.sql": text + f"-- {'x' * 78}\n" * 13_000})
+    assert (files / "001_a.sql").stat().st_size > 1 << 20
+
+    finished = slipway(env=database.environ, migrations=files)
+
+    assert finished.code == 24, finished
+    assert finished.outcome
+    assert finished.outcome["message"].removesuffix("\n001_a.sql was rolled back") == (
+        "001_a.sql: this file ended the transaction it ran in, so a part of it is committed and it counts as applied: "
+        "look at the schema, mend it by hand, and take BEGIN, COMMIT and ROLLBACK out of the file"
+    )
+    assert await database.applied() == ["001_a.sql"]
+    assert await has_table(database, "a") is is_kept
+
+
 async def test_bad_files_are_all_named_and_nothing_is_applied(
     database: Database, folder: Folder, slipway: Slipway
 ) -> None:
