@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import asyncpg
 import pytest
 
+from pgslipway import run_migrations
 from pgslipway.engine.lock import lock_key
-from servers import pgbouncer
+from servers import eventually, pgbouncer
+from unfinished import in_flight, is_valid, steps_of, without_transaction
 
 if TYPE_CHECKING:
     from conftest import Folder, Slipway
@@ -214,3 +217,57 @@ async def test_history_row_that_appears_meanwhile_is_taken_as_done(
     assert finished.code == 0, finished
     assert finished.outcome
     assert finished.outcome["applied"] == []
+
+
+async def test_lock_is_free_on_a_connection_that_goes_back_to_its_pool_as_it_is(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    """The driver's own pool drops the lock when it resets the connection, unless it is told to reset it otherwise."""
+
+    async def reset(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        await connection.execute("RESET search_path")
+
+    async with asyncpg.create_pool(database.url, min_size=1, max_size=1, reset=reset) as pool:
+        applied = await run_migrations(pool, folder({"001_a.sql": "CREATE TABLE a ();"}))
+        held = await advisory_locks(database)
+        files = folder({"002_b.sql": "CREATE TABLE b ();"})
+        second = await asyncio.to_thread(slipway, env=database.environ, migrations=files, lock_timeout="100ms")
+
+    assert applied == ["001_a.sql"]
+    assert held == 0
+    assert second.code == 0, second
+    assert "waiting for the migration lock" not in second.err
+
+
+async def test_file_without_a_transaction_is_not_touched_until_the_lock_that_was_dropped_is_taken_again(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    """Another runner takes it in between, and an index is half built that the file would drop."""
+    index = "CREATE UNIQUE INDEX CONCURRENTLY a_n ON a (n)"
+    assert slipway(env=database.environ, migrations=folder({"003_c.sql": without_transaction("SELECT 1")})).code == 0
+    await database.execute("CREATE TABLE a AS SELECT 1 AS n FROM generate_series(1, 2)")
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await database.execute(index)
+    await database.execute("DELETE FROM a")
+    await database.execute(in_flight(index, version=2, object_name="public.a_n", before=[]))
+    drops = "SET LOCAL lock_timeout = 0; SELECT pg_advisory_unlock_all(); SELECT pg_advisory_xact_lock(1);"
+    files = folder({"001_a.sql": drops, "002_b.sql": without_transaction(index)})
+    async with database.connection() as other:
+        await other.execute("SELECT pg_advisory_lock(1)")
+        runner = slipway.start(env=database.environ, migrations=files)
+        await eventually(
+            lambda: database.fetch("SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"), "it is dropped"
+        )
+        key = lock_key("public", "schema_migrations")
+        await other.execute(f"SELECT pg_advisory_lock({key}); SELECT pg_advisory_unlock(1)")
+        log = await asyncio.to_thread(runner.wait_for_log, "waiting for the migration lock")
+        left, was_valid = await steps_of(database, 2), await is_valid(database, "a_n")
+
+    finished = await asyncio.to_thread(runner.finish)
+
+    assert "starting over: the migration lock was dropped\n" in log
+    assert "half done" not in log
+    assert (left, was_valid) == ([(1, 2, False)], False)
+    assert finished.code == 0, finished
+    assert "002_b.sql:2: half done; running DROP INDEX CONCURRENTLY IF EXISTS public.a_n" in finished.err
+    assert await is_valid(database, "a_n")
