@@ -109,6 +109,29 @@ async def test_busy_statement_of_a_non_transactional_file_is_tried_again_and_tak
     assert [row["n"] for row in await database.fetch("SELECT n FROM kept ORDER BY n")] == [1, 2]
 
 
+@pytest.mark.parametrize("before", [{}, {"001_a.sql": ""}], ids=["first", "later"])
+async def test_file_whose_deferred_trigger_finds_a_table_busy_is_tried_again(
+    before: dict[str, str], database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    """The trigger runs when the file is over, just before the commit."""
+    await database.execute(
+        "CREATE TABLE a (); CREATE TABLE kept (n int);"
+        "CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN LOCK TABLE a; RETURN NULL; END';"
+        "CREATE CONSTRAINT TRIGGER touch AFTER INSERT ON kept DEFERRABLE INITIALLY DEFERRED FOR EACH ROW "
+        "EXECUTE FUNCTION touch()"
+    )
+    files = folder(before | {"002_b.sql": "INSERT INTO kept VALUES (1);"})
+    async with using(database):
+        process = slipway.start(env=database.environ, migrations=files, ddl_lock_timeout="50ms")
+        await asyncio.to_thread(process.wait_for_log, "rolled back, trying again in")
+
+    finished = await asyncio.to_thread(process.finish)
+
+    assert finished.code == 0, finished
+    assert "002_b.sql: canceling statement due to lock timeout" in finished.err
+    assert [row["n"] for row in await database.fetch("SELECT n FROM kept")] == [1]
+
+
 async def test_file_that_was_chosen_to_break_a_deadlock_is_tried_again(
     database: Database, folder: Folder, slipway: Slipway
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import asyncpg
 import pytest
 
 if TYPE_CHECKING:
@@ -163,6 +164,51 @@ async def test_table_without_a_key_is_refused_with_the_way_out(
     assert refused.code == 23, refused
     assert way_out in refused.err
     assert accepted.code == 0, accepted
+
+
+NO_KEY = {
+    "with another column": "ALTER TABLE {table} ADD PRIMARY KEY (version, filename)",
+    "of another column": "ALTER TABLE {table} ADD PRIMARY KEY (filename), ADD UNIQUE (filename, version)",
+    "of an expression": "CREATE UNIQUE INDEX ON {table} ((version + 0))",
+    "of some rows": "CREATE UNIQUE INDEX ON {table} (version) WHERE applied_at IS NOT NULL",
+    "that is an index": "CREATE INDEX ON {table} (version)",
+    "of another table": "CREATE TABLE other (LIKE {table}, PRIMARY KEY (version))",
+}
+
+
+@pytest.mark.parametrize("key", NO_KEY.values(), ids=NO_KEY)
+async def test_key_that_lets_a_version_in_twice_is_no_key(
+    key: str, database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    await database.execute("CREATE TABLE schema_migrations (version int, filename text, applied_at timestamptz)")
+    await database.execute(key.format(table="schema_migrations"))
+
+    finished = slipway(env=database.environ, migrations=folder({"001_a.sql": ""}))
+
+    assert finished.code == 23, finished
+    assert '"public"."schema_migrations" has no unique key on version' in finished.err
+
+
+async def test_key_whose_build_has_failed_is_no_key(database: Database, folder: Folder, slipway: Slipway) -> None:
+    await database.execute("CREATE TABLE schema_migrations (version int, filename text, applied_at timestamptz)")
+    await database.execute("INSERT INTO schema_migrations VALUES (1, '001_a.sql'), (1, '001_a.sql')")
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await database.execute("CREATE UNIQUE INDEX CONCURRENTLY ON schema_migrations (version)")
+    await database.execute("DELETE FROM schema_migrations")
+
+    finished = slipway(env=database.environ, migrations=folder({"001_a.sql": ""}))
+
+    assert finished.code == 23, finished
+    assert '"public"."schema_migrations" has no unique key on version' in finished.err
+
+
+async def test_unique_index_is_a_key(database: Database, folder: Folder, slipway: Slipway) -> None:
+    await database.execute("CREATE TABLE schema_migrations (version int, filename text, applied_at timestamptz)")
+    await database.execute("CREATE UNIQUE INDEX ON schema_migrations (version) INCLUDE (filename)")
+
+    finished = slipway(env=database.environ, migrations=folder({"001_a.sql": ""}))
+
+    assert finished.code == 0, finished
 
 
 async def test_edited_file_is_refused_or_warned_about(database: Database, folder: Folder, slipway: Slipway) -> None:
