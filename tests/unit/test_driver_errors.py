@@ -11,8 +11,8 @@ import ssl
 import asyncpg
 import pytest
 
-from pgslipway.apply import is_lost
-from pgslipway.connect import describe, heals, verdict
+from pgslipway.driver_errors import describe, heals, verdict
+from pgslipway.engine.sending import is_lost
 from pgslipway.history import History
 
 HOT_STANDBY = "Hot standby mode is disabled."

@@ -1,0 +1,112 @@
+"""The walls of the house: which module may import which, and what the rooms that every start loads may import."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import pgslipway
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HOUSE = Path(pgslipway.__file__).parent
+MODULES = {
+    ".".join(path.relative_to(HOUSE).with_suffix("").parts): ast.parse(path.read_text()) for path in HOUSE.rglob("*.py")
+}
+FLOORS = [["__main__", "__init__"], ["program"], ["cli"], ["up", "wait", "pool"], ["engine"]]
+"""From the top; all other modules are the base. An import goes to the same floor or to a lower one."""
+LAZY = {
+    ("__main__", "program"),
+    ("program", "cli.arguments"), ("program", "cli.commands"),
+    ("up", "engine.apply"), ("up", "engine.lock"), ("up", "engine.plan"), ("up", "engine.preflight"),
+    ("up", "engine.sending"), ("wait", "engine.plan"),
+    ("connect", "retry"), ("program", "github"),
+    ("__init__", "config"), ("__init__", "errors"), ("__init__", "migrations"), ("__init__", "pool"),
+    ("__init__", "run"),
+}  # fmt: skip
+"""The only imports inside of functions: the edges that keep a start with nothing to do cheap."""
+SHARED = ["errors", "files", "libpq", "passfile", "question", "quote", "settings", "words"]
+"""The rooms that a look without the driver is going to share with the program."""
+HEAVY = {"asyncio", "asyncpg", "dataclasses", "enum", "logging", "pathlib", "re", "ssl", "typing", "urllib"}
+LONGEST = 280
+
+
+def floor(module: str) -> int:
+    """The floor of a module, the base being 0."""
+    for height, names in enumerate(reversed(FLOORS), 1):
+        if module in names or module.split(".", maxsplit=1)[0] in names:
+            return height
+    return 0
+
+
+def imported(module: str, node: ast.ImportFrom) -> Iterator[str]:
+    """The modules of ours that a relative import names."""
+    package = module.split(".")[: -node.level]
+    base = [*package, *(node.module.split(".") if node.module else [])]
+    for alias in node.names:
+        for parts in ([*base, alias.name], base):
+            if (name := ".".join(parts)) in MODULES:
+                yield name
+                break
+
+
+def edges(*, inside_functions: bool) -> set[tuple[str, str]]:
+    """(importing, imported), of the imports at the top of modules or of those inside of functions."""
+    found = set()
+    for module, tree in MODULES.items():
+        inner = {
+            id(node)
+            for function in ast.walk(tree)
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+            for node in ast.walk(function)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.level and (id(node) in inner) == inside_functions:
+                found |= {(module, name) for name in imported(module, node)}
+    return found
+
+
+EDGES = edges(inside_functions=False) | edges(inside_functions=True)
+
+
+def test_imports_point_down() -> None:
+    assert [(one, other) for one, other in sorted(EDGES) if floor(one) < floor(other)] == []
+
+
+def test_nothing_imports_in_a_circle() -> None:
+    graph: dict[str, set[str]] = {}
+    for one, other in EDGES:
+        graph.setdefault(one, set()).add(other)
+
+    assert len(list(TopologicalSorter(graph).static_order())) > len(SHARED)  # raises CycleError
+
+
+def test_imports_inside_of_functions_are_these() -> None:
+    assert edges(inside_functions=True) == LAZY
+
+
+def test_every_module_is_looked_at() -> None:
+    assert {"up", "engine.transaction", "cli.commands"} <= {one for one, _ in EDGES}
+    assert {one for one in MODULES if floor(one) == 0} > set(SHARED)
+
+
+@pytest.mark.parametrize("module", SHARED)
+def test_shared_room_loads_nothing_heavy(module: str) -> None:
+    script = f"import sys; sys.path.append({str(HOUSE.parent)!r}); import pgslipway.{module}; print(*sys.modules)"
+
+    loaded = subprocess.run([sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True, check=True)
+
+    assert HEAVY & {name.split(".")[0] for name in loaded.stdout.split()} == set()
+
+
+def test_no_module_is_long() -> None:
+    lines = {module: len((HOUSE / f"{module.replace('.', '/')}.py").read_text().splitlines()) for module in MODULES}
+
+    assert {module: count for module, count in lines.items() if count > LONGEST} == {}
