@@ -67,6 +67,9 @@ class SlipwayError(Exception):
     state = ""
     """What became of the file that ran, once that is known; it follows the last problem."""
 
+    def __init_subclass__(cls, *, exit_code: int = 0, result: str) -> None:
+        cls.exit_code, cls.result = exit_code, result
+
     def __init__(self, *problems: "Problem | str") -> None:
         """Take everything that is wrong; a plain text has no place in a file."""
         super().__init__(*problems)
@@ -85,87 +88,52 @@ class SlipwayError(Exception):
         return "\n".join(map(str, self.problems))
 
 
-class DatabaseUnavailable(SlipwayError):
+class DatabaseUnavailable(SlipwayError, exit_code=10, result="database unavailable"):
     """Postgres did not answer a query within the wait timeout."""
 
-    exit_code = 10
-    result = "database unavailable"
 
-
-class Locked(SlipwayError):
+class Locked(SlipwayError, exit_code=11, result="locked"):
     """Another runner kept the migration lock past the lock timeout."""
 
-    exit_code = 11
-    result = "locked"
 
-
-class TableBusy(SlipwayError):
+class TableBusy(SlipwayError, exit_code=12, result="table busy"):
     """A file could not get its table locks within its retries; it was rolled back."""
 
-    exit_code = 12
-    result = "table busy"
 
-
-class ConnectionLost(SlipwayError):
+class ConnectionLost(SlipwayError, exit_code=13, result="connection lost"):
     """The connection broke mid-run; the history says what was applied."""
 
-    exit_code = 13
-    result = "connection lost"
 
-
-class NotYet(SlipwayError):
+class NotYet(SlipwayError, exit_code=14, result="not yet"):
     """The schema is not there yet, or something is pending."""
 
-    exit_code = 14
-    result = "not yet"
 
-
-class BadConfiguration(SlipwayError):
+class BadConfiguration(SlipwayError, exit_code=20, result="bad configuration"):
     """A setting is missing or malformed."""
 
-    exit_code = 20
-    result = "bad configuration"
 
-
-class BadMigrations(SlipwayError):
+class BadMigrations(SlipwayError, exit_code=21, result="bad migration files"):
     """A name, an encoding or a statement that can never work."""
 
-    exit_code = 21
-    result = "bad migration files"
 
-
-class AccessRefused(SlipwayError):
+class AccessRefused(SlipwayError, exit_code=22, result="access refused"):
     """Wrong password, no such database, TLS refused, no privilege on the history."""
 
-    exit_code = 22
-    result = "access refused"
 
-
-class HistoryConflict(SlipwayError):
+class HistoryConflict(SlipwayError, exit_code=23, result="history conflict"):
     """An applied file was edited or is gone, or the history table belongs to another tool."""
 
-    exit_code = 23
-    result = "history conflict"
 
-
-class MigrationFailed(SlipwayError):
+class MigrationFailed(SlipwayError, exit_code=24, result="migration failed"):
     """Postgres refused a statement; the file was rolled back, earlier ones are kept."""
 
-    exit_code = 24
-    result = "migration failed"
 
-
-class HalfDone(SlipwayError):
+class HalfDone(SlipwayError, exit_code=25, result="half done"):
     """A non-transactional file stopped where only a person can tell what happened."""
 
-    exit_code = 25
-    result = "half done"
 
-
-class Stopped(SlipwayError):
+class Stopped(SlipwayError, result="stopped"):
     """A signal ended the run: the running file was cancelled and rolled back."""
-
-    result = "stopped"
 
     def __init__(self, signum: int, how: str = "") -> None:
         super().__init__(f"stopped by {SIGNALS[signum]}{how}")

@@ -2,7 +2,6 @@
 
 import os
 
-from .passfile import find_password
 from .settings import is_digits, shown
 
 TYPE_CHECKING = False
@@ -203,6 +202,8 @@ def complete(given: "Mapping[str, str]") -> dict[str, str]:
 
 def password_from(passfile: str, given: "Mapping[str, str]") -> str:
     """Return the password that `passfile` has for one of the hosts, or an empty one."""
+    from .passfile import find_password  # most starts have no such file
+
     user = given.get("PGUSER") or login_name() or ""
     hosts, ports = host_list(given)
     addresses = zip(hosts or ["localhost"], map(str, ports) if hosts else [given.get("PGPORT", "5432")], strict=True)

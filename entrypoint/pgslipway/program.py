@@ -14,7 +14,6 @@ from .outcome import Outcome, write_outcome
 from .request import Options, Request
 from .signals import Stop, note
 from .up import up
-from .wait import wait
 
 logger = logging.getLogger(__package__)
 
@@ -104,6 +103,8 @@ async def perform(request: Request) -> str:
     if request.options.command == "up":
         return await up(request.config, request.applied)
     if request.options.command == "wait":
+        from .wait import wait
+
         return await wait(request.config)
     from .cli.commands import COMMANDS
 

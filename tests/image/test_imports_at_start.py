@@ -47,4 +47,6 @@ async def test_something_to_do_imports_more(database: Database, folder: Folder) 
 
     found = imported(database, migrations)
 
-    assert {"pgslipway.migrate", "pgslipway.apply", "tenacity"} <= set(found) - set(IMPORTED.read_text().split())
+    assert {"pgslipway.engine.transaction", "pgslipway.engine.plan", "tenacity"} <= set(found) - set(
+        IMPORTED.read_text().split()
+    )

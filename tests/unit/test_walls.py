@@ -27,7 +27,7 @@ LAZY = {
     ("program", "cli.arguments"), ("program", "cli.commands"),
     ("up", "engine.apply"), ("up", "engine.lock"), ("up", "engine.plan"), ("up", "engine.preflight"),
     ("up", "engine.sending"), ("wait", "engine.plan"),
-    ("connect", "retry"), ("program", "github"),
+    ("program", "wait"), ("program", "github"), ("connect", "retry"), ("libpq", "passfile"),
     ("__init__", "config"), ("__init__", "errors"), ("__init__", "migrations"), ("__init__", "pool"),
     ("__init__", "run"),
 }  # fmt: skip

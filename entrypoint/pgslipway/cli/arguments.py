@@ -76,10 +76,8 @@ def make_parser() -> Parser:
     parser.add_argument("command", nargs="?", default="up", choices=COMMANDS, metavar="COMMAND")
     parser.add_argument("argument", nargs="?", metavar="DIR|VERSION", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"pgslipway {__version__}")
-    parser.add_argument("--json", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--exit-code", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--done", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--retry", action="store_true", help=argparse.SUPPRESS)
+    for flag in ("--json", "--exit-code", "--done", "--retry"):
+        parser.add_argument(flag, action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--since", type=int, metavar="VERSION", help=argparse.SUPPRESS)
     settings = parser.add_argument_group("settings, each also an environment variable")
     for variable, field in SETTINGS.items():

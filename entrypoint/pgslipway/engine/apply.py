@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
 from functools import partial
 from typing import TypeVar
 
@@ -37,7 +38,7 @@ async def apply(run: Run, held: Held, job: Job, *, at_once: bool) -> bool:
     """
     started = time.monotonic()
     soon = min(SOON, run.config.ddl_lock_timeout / 4 or SOON)
-    async with Watch(held, soon, soon if is_told_apart(run, job) else FIRST_LOOK) as watch:
+    with closing(Watch(held, soon, soon if is_told_apart(run, job) else FIRST_LOOK)) as watch:
 
         def once() -> Awaitable[bool]:
             if not job.contents.transactional:

@@ -5,8 +5,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 import asyncpg
 
@@ -88,13 +86,7 @@ class Watch:
     """A look that is on its way. It outlives its statement: cut off, it would leave a transaction open, which takes
     the place in a small pool that the next statement waits for; and far away, connecting takes longer than a try."""
 
-    async def __aenter__(self) -> Self:
-        """Watch nothing yet."""
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         """Give up the connection."""
         if self.looking:
             self.looking.cancel()
