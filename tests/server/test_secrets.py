@@ -271,6 +271,24 @@ async def test_secret_that_is_rotated_while_we_wait_is_picked_up(
     assert finished.code == 0, finished
 
 
+async def test_password_that_is_changed_while_we_wait_for_the_lock_is_picked_up(
+    cluster: Cluster, folder: Folder, slipway: Slipway, mounted: Callable[[str, str], Path]
+) -> None:
+    database = cluster.server.database()
+    secret = mounted("secret", database.password)
+    async with database.migration_lock():
+        process = slipway.start(
+            env=without_password(database) | {"PGPASSWORD_FILE": str(secret)}, migrations=folder(FILES)
+        )
+        process.wait_for_log("waiting for the migration lock")
+        await database.execute(f"ALTER ROLE {database.user} PASSWORD 'tomorrow''s'")
+        mounted("secret", "tomorrow's")
+
+    finished = await asyncio.to_thread(process.finish)
+
+    assert finished.code == 0, finished
+
+
 async def test_secret_that_goes_away_while_we_wait_is_named(
     cluster: Cluster, folder: Folder, slipway: Slipway, mounted: Callable[[str, str], Path]
 ) -> None:
