@@ -127,7 +127,7 @@ async def ask(connection: Connection, first_query: Callable[[Connection], Awaita
 
 
 def gave_up(error: Exception, config: Config, causes: Sequence[str]) -> SlipwayError | None:
-    """Return what `error` means now that there is no other attempt, after such causes; None where it says so itself."""
+    """Return the meaning of the last `error`, after earlier causes; None where its own message is enough."""
     failure = verdict(error)
     if failure is None or (isinstance(error, SlipwayError) and failure not in RETRIED):
         return None
@@ -212,7 +212,7 @@ async def close(connection: Connection) -> None:
 
 
 def advice(failure: type[SlipwayError], config: Config) -> str:
-    """Return what the operator may do, as the end of a message."""
+    """Return the end of a message: the operator's next step."""
     if failure in RETRIED:
         return f" (gave up after MIGRATE_WAIT_TIMEOUT={config.wait_timeout:g}s)"
     if failure is AccessRefused:

@@ -1,4 +1,4 @@
-"""What the exceptions of asyncpg mean: what can heal, what is final, and in which words."""
+"""The meaning of asyncpg's exceptions: which can heal, which are final, and in which words."""
 
 import os
 import re
@@ -28,7 +28,7 @@ def heals(error: BaseException) -> bool:
 
 
 def verdict(error: BaseException) -> type[SlipwayError] | None:
-    """Return what a failure to connect means: DatabaseUnavailable where waiting can heal it, None for a bug.
+    """Return the class of a failure to connect: DatabaseUnavailable where waiting can heal it, None for a bug.
 
     The cases are the rows of "What asyncpg raises" in the tests; the cause says more than the error itself.
     """
@@ -56,7 +56,7 @@ def is_about_a_file(error: BaseException) -> bool:
 
 
 def by_sqlstate(error: asyncpg.PostgresError) -> type[SlipwayError]:
-    """Return what the server's own refusal of a connection means."""
+    """Return the class of the server's own refusal of a connection."""
     state = error.sqlstate or ""
     if state == "57P03" and "Hot standby mode is disabled" in (error.detail or ""):
         return AccessRefused
@@ -75,13 +75,13 @@ def root(error: BaseException) -> BaseException:
 
 
 def hidden_by(error: BaseException) -> BaseException | None:
-    """Return what went wrong before asyncpg complained that a broken connection cannot be tidied up."""
+    """Return the failure behind asyncpg's complaint that a broken connection cannot be tidied up."""
     is_broken = isinstance(error, asyncpg.InterfaceError) and not isinstance(error, asyncpg.ClientConfigurationError)
     return error.__context__ if is_broken else None
 
 
 def describe(error: BaseException | None) -> str:
-    """Return what went wrong in one line, for a log."""
+    """Return the failure in one line, for a log."""
     if error is None:
         return "no answer"
     error = root(error)

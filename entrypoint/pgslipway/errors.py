@@ -42,7 +42,7 @@ class Problem:
     __slots__ = ("file", "joint", "line", "text")
 
     def __init__(self, text: str, file: str = "", line: int = 0, *, joint: str = ": ") -> None:
-        """Take the text, the filename, the line (from 1; 0 for none), and what stands between place and text."""
+        """Take the text, the filename, the line (from 1; 0 for none), and the joint between place and text."""
         self.text = text
         self.file = file
         self.line = line

@@ -1,4 +1,4 @@
-"""The folder of migrations: which files are migrations, their versions and checksums, and what is wrong with the rest.
+"""The folder of migrations: names, versions and checksums of its files, and the problems of the unusable ones.
 
 Plain strings and tuples, and no heavy import: a start with nothing to do gets no further.
 """

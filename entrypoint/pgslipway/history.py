@@ -124,7 +124,7 @@ class History:
         return [Applied(**row) for row in rows]
 
     async def upgrade(self, connection: Connection, largest: int, lock_timeout: float) -> None:
-        """Make the table fit for versions up to `largest`: look first, and change only what is missing.
+        """Make the table fit for versions up to `largest`: look first, and change only missing parts.
 
         Raises HistoryConflict, AccessRefused, StartOver, and Busy after `lock_timeout` seconds.
         """
@@ -141,7 +141,7 @@ class History:
                     )
 
     def changes_sql(self, columns: Mapping[str, Column], has_schema: bool, largest: int) -> Iterator[str]:
-        """Yield the statements that create the table or add what it lacks."""
+        """Yield the statements that create the table or add its missing columns."""
         if not has_schema:
             yield f"CREATE SCHEMA {quote_name(self.schema)}"
         if not columns:
@@ -172,7 +172,7 @@ class History:
             ) from error
 
     def failure(self, error: asyncpg.PostgresError, doing: str) -> SlipwayError:
-        """Return what it means that the server refused something about the table; `doing` says what that leaves."""
+        """Return the failure for a refusal of the server that is about the table; `doing` names its consequence."""
         if ROW_REMOVED in str(error):
             return HistoryConflict(f"{doing}: a trigger on {self.name} lets no row in; remove it")
         state = error.sqlstate or ""
@@ -239,7 +239,7 @@ def check_columns(columns: Mapping[str, Column], table: str) -> None:
 
 
 def foreign(columns: Mapping[str, Column]) -> str | None:
-    """Say what shows that the table was made by another tool, or None."""
+    """Return the sign that another tool made the table, or None."""
     version = columns.get("version")
     if any(column.kind not in {"r", "p"} for column in columns.values()):
         return "it is not a table"

@@ -70,7 +70,7 @@ def locate(values: "Mapping[str, str]") -> tuple[dict[str, str], dict[str, str],
 
 
 def merge(values: "Mapping[str, str]") -> tuple[dict[str, str], dict[str, str]]:
-    """Return the PG* variables with what the URL says over them, and the URL's settings for the server.
+    """Return the PG* variables, those of the URL over the others, and the URL's settings for the server.
 
     Raises ValueError for a malformed URL, without showing any of it.
     """
@@ -85,7 +85,7 @@ def merge(values: "Mapping[str, str]") -> tuple[dict[str, str], dict[str, str]]:
 
 
 def url_parameters(url: str) -> dict[str, str]:
-    """Return what `url` says by the names of its parameters; one after the ? wins. Raises ValueError."""
+    """Return the parts of `url` by the names of its parameters; one after the ? wins. Raises ValueError."""
     scheme, separator, rest = url.partition("://")
     before, _, query = rest.partition("?")
     authority, _, database = before.partition("/")
@@ -160,7 +160,7 @@ def problems(given: "Mapping[str, str]") -> "Iterator[str]":
 
 
 def file_problems(given: "Mapping[str, str]") -> "Iterator[str]":
-    """Yield what is wrong with the files that the variables name, without their contents."""
+    """Yield the problems of the files that the variables name, without their contents."""
     for variable in (*PEM_FILES, "PGPASSFILE"):
         path = given.get(variable)
         if path is None or (variable, path) == SYSTEM_ROOTS:
@@ -172,7 +172,7 @@ def file_problems(given: "Mapping[str, str]") -> "Iterator[str]":
 
 
 def authority_problems(given: "Mapping[str, str]") -> "Iterator[str]":
-    """Yield what is wrong with `PGSSLROOTCERT=system` here."""
+    """Yield the problems of `PGSSLROOTCERT=system`: the authorities that this system trusts."""
     if SYSTEM_ROOTS in given.items():
         if given.get("PGSSLMODE", "verify-full") != "verify-full":
             yield "PGSSLMODE: PGSSLROOTCERT=system goes with verify-full only: anybody can have a public certificate"
@@ -221,7 +221,7 @@ def is_pem(path: str) -> bool:
 
 
 def address_problems(given: "Mapping[str, str]") -> "Iterator[str]":
-    """Yield what is wrong with the hosts and the ports."""
+    """Yield the problems of the hosts and the ports."""
     hosts, ports = given.get("PGHOST", "").split(","), given.get("PGPORT", "5432").split(",")
     if not all(map(is_port, ports)):
         yield "PGPORT: expected a port number"

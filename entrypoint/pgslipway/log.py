@@ -59,7 +59,7 @@ class Terminal(logging.StreamHandler[TextIO]):
         super().emit(record)
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line; of progress what fits into one row, since a row that it wraps into stays behind."""
+        """Return the line; a line about progress is cut to one row, since a second row would not be drawn over."""
         line = super().format(record)
         if record.levelno < logging.INFO:
             with suppress(OSError, ValueError):

@@ -14,7 +14,7 @@ from .words import few, short
 TERMINATION_LOG = Path("/dev/termination-log")
 """Where Kubernetes reads a container's last words; written only if it exists."""
 TERMINATION_BYTES = 4096
-"""Kubernetes cuts what is longer."""
+"""Kubernetes cuts longer ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Outcome:
 
     @property
     def text(self) -> str:
-        """The message and what the run left behind, for a log."""
+        """The message and the files that the run applied, for a log."""
         return f"{self.message}\n{self.kept}" if self.exit_code and self.kept else self.message
 
     @property

@@ -30,9 +30,9 @@ async def keep_trying(
     limit: float,
     log: Callable[[RetryCallState], None],
 ) -> Answer:
-    """Return what `attempt` gives once it succeeds, for `limit` seconds from now; the first one `failed` already.
+    """Return the result of the first `attempt` that succeeds within `limit` seconds; one before them `failed`.
 
-    Raises what the last one raised, or the first that does not heal.
+    Raises the last failure, or the first that does not heal.
     """
     try_again, look_again = pause(0.05, LONGEST_PAUSE, limit), pause(0.05, LONGEST_PAUSE_BETWEEN_LOOKS, limit)
 
@@ -47,7 +47,10 @@ async def keep_trying(
 
 
 def after(failure: Exception, attempt: Callable[[], Awaitable[Answer]]) -> Callable[[], Awaitable[Answer]]:
-    """Return an attempt that fails once as the one did that was made before there was any need of retrying."""
+    """Return an attempt that first fails with `failure`, then goes on with `attempt`.
+
+    So tenacity, which most runs never import, takes over after the first failure and counts it as its own.
+    """
     failures = [failure]
 
     async def attempt_after_failure() -> Answer:
@@ -61,9 +64,9 @@ def after(failure: Exception, attempt: Callable[[], Awaitable[Answer]]) -> Calla
 def log_causes(
     server: str, describe: Callable[[BaseException | None], str], logged: dict[str, float]
 ) -> Callable[[RetryCallState], None]:
-    """Return what logs why there will be another attempt; the same cause again every REPEAT_INTERVAL only.
+    """Return a function that logs the cause of the next attempt; the same cause every REPEAT_INTERVAL only.
 
-    `logged` gets when each cause was. Of a schema that is not there yet, who asks for it says what is missing.
+    `logged` gets the time of each cause. A schema that is not there yet is logged by the caller, with the missing files.
     """
 
     def log_retry(state: RetryCallState) -> None:
@@ -81,7 +84,7 @@ def log_causes(
 
 
 def failure_of(state: RetryCallState) -> BaseException | None:
-    """Return what the last attempt raised."""
+    """Return the exception of the last attempt."""
     return state.outcome.exception() if state.outcome else None
 
 

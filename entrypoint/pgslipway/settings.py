@@ -1,4 +1,4 @@
-"""How a setting is given and what its text stands for: plain functions, without a heavy import."""
+"""The text of a setting, from a variable or a file, and its value: plain functions, without a heavy import."""
 
 import os
 

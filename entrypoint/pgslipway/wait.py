@@ -36,7 +36,7 @@ async def wait(config: Config) -> str:
 async def look_for_all(run: Run, connection: Connection) -> None:
     """Raise NotYet unless the history holds every migration, as far as the role can see.
 
-    Logs what is missing when that changes. Raises HistoryConflict where `up` would.
+    Logs the missing ones when they change. Raises HistoryConflict where `up` would.
     """
     history = run.history_as_login
     try:

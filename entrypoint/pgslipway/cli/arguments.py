@@ -11,10 +11,10 @@ from ..request import Options
 from ..settings import is_digits, redact
 
 COMMANDS = {
-    "up": "wait for Postgres, lock, apply what is pending (the default)",
+    "up": "wait for Postgres, lock, apply the pending migrations (the default)",
     "wait": "block until another run has applied everything; reads the history only (14 when it takes too long)",
     "status": "show a row for each migration (--json, --exit-code: 14 when something is pending)",
-    "plan": "show what `up` would do, and exit with the code that it would refuse with",
+    "plan": "show the files that `up` would apply, or exit with the code of its refusal",
     "resolve": "decide on a half-done statement: resolve VERSION --done, or --retry",
     "check": "check the files alone, without a database (--since VERSION)",
     "rehearse": "apply everything to a throw-away embedded Postgres (DIR instead of MIGRATE_DIR)",

@@ -17,14 +17,14 @@ from ..request import Request
 from ..run import Run
 from ..words import count, names, short
 from .rehearse import rehearse
-from .rows import progress, read_plan, rows, show, to_json, to_table
+from .rows import plan_of, progress, rows, show, to_json, to_table
 
 Command: TypeAlias = Callable[[Request], Awaitable[str]]
 
 
 async def status(request: Request) -> str:
     """Show a row for each migration. Raises NotYet with --exit-code when something is pending."""
-    plan, unfinished = await read_plan(request.config)
+    plan, unfinished = await plan_of(request.config)
     shown = rows(plan, unfinished)
     show(to_json(shown) if request.options.json else to_table(shown))
     if request.options.exit_code and plan.pending:
@@ -33,7 +33,7 @@ async def status(request: Request) -> str:
 
 
 async def plan(request: Request) -> str:
-    """Show what `up` would do. Raises what `up` would refuse with."""
+    """Show the files that `up` would apply. Raises the failure with which `up` would refuse."""
     run = Run(request.config, discover(request.config.dir))
     async with connect(request.config, run.history_as_login.rows) as (connection, history):
         jobs, unfinished = await preview(run, connection, history)

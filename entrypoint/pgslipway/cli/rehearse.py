@@ -13,7 +13,7 @@ from ..libpq import URL
 from ..request import Request
 from ..up import up
 from ..words import count
-from .rows import read_plan, rows, show, to_table
+from .rows import plan_of, rows, show, to_table
 
 
 async def rehearse(request: Request) -> str:
@@ -25,7 +25,7 @@ async def rehearse(request: Request) -> str:
         location = Location({URL: server.get_uri()}, "an embedded Postgres")
         config = replace(request.config, role=None, location=location)
         await up(config, request.applied)
-        show(to_table(rows(*await read_plan(config))))
+        show(to_table(rows(*await plan_of(config))))
     return f"rehearsed {count(len(request.applied), 'migration')} on an embedded Postgres, which is gone again"
 
 

@@ -34,7 +34,7 @@ class Row:
     """How far an unfinished file got."""
 
 
-async def read_plan(config: Config) -> tuple[Plan, Unfinished]:
+async def plan_of(config: Config) -> tuple[Plan, Unfinished]:
     """Read the history and the journal, once Postgres answers; compare the history with the files."""
     run = Run(config, discover(config.dir))
     async with connect(config, run.history_as_login.rows) as (connection, history), own_sql(run.history):

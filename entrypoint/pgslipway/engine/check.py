@@ -98,7 +98,7 @@ def check(migration: Migration, source: Source) -> Contents:
     at = partial(excerpt, migration.filename, source)
     try:
         refuse_nul(source)
-        read_directives(migration, source, contents)
+        take_directives(migration, source, contents)
         examine(source, contents, at)
     except SqlError as error:
         contents.problems.append(at(error.offset, str(error)))
@@ -142,7 +142,7 @@ def note_needs(statement: Statement, contents: Contents, at: At) -> None:
     found.append(at(statement.start, needs))
 
 
-def read_directives(migration: Migration, source: Source, contents: Contents) -> None:
+def take_directives(migration: Migration, source: Source, contents: Contents) -> None:
     """Take over the directives of the leading comment."""
     for comment in leading_comments(source):
         if NO_TRANSACTION_LINE.fullmatch(comment):
@@ -157,7 +157,7 @@ def read_directives(migration: Migration, source: Source, contents: Contents) ->
 
 
 def refusal(statement: Statement, source: Source, transactional: bool) -> str | None:
-    """Say why `statement` can never work in such a file and what to write instead, or None."""
+    """Say why `statement` can never work in such a file, and its replacement; or None."""
     text = statement.text
     if COPY.match(text):
         return "COPY from or to the client needs a client's data stream; write INSERT … VALUES, or COPY a server file"

@@ -42,9 +42,9 @@ class Entry:
     statement: str | None = None
     """The text, of one that ran outside a transaction."""
     object: str | None = None
-    """The qualified name of what the statement makes or removes."""
+    """The qualified name of the object that the statement makes or removes."""
     before: Sequence[int] | None = None
-    """The oids of what bore that name before: what has another oid, the statement made."""
+    """The oids of the objects of that name before: one with another oid was made by the statement."""
     started_at: datetime | None = None
 
 

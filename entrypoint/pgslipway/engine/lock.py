@@ -104,7 +104,7 @@ class Held:
 
 @dataclass(slots=True)
 class Waiting:
-    """A runner that wants the lock, and what it has seen so far."""
+    """A runner that wants the lock, and the holders that it has seen so far."""
 
     history: History
     undone_sql: str

@@ -75,7 +75,7 @@ def explain(error: asyncpg.PostgresError, filename: str, sent: Sent | None = Non
 
 
 def details(fields: dict[str, str]) -> Iterator[str]:
-    """Yield the lines below the message: what Postgres adds to it, and what to do."""
+    """Yield the lines below the message: Postgres's additions, and our hint."""
     for key in ("detail", "hint", "context"):
         if key in fields:
             yield f"{key}: {fields[key]}"

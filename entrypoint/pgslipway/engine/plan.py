@@ -78,7 +78,7 @@ class Plan:
             raise HistoryConflict(*reasons)
 
     def warnings(self) -> Iterator[Problem | str]:
-        """Yield what is worth a look where it is allowed."""
+        """Yield the findings that are allowed but worth a look."""
         if self.ahead:
             yield f"the database is ahead of this image, by {names(self.ahead)}"
         if self.out_of_order:
@@ -87,7 +87,7 @@ class Plan:
 
 
 def compare(run: Run, history: Sequence[Applied]) -> Plan:
-    """Make the plan and log what is worth a look. Raises HistoryConflict where the run must not go on."""
+    """Make the plan and log its warnings. Raises HistoryConflict where the run must not go on."""
     config = run.config
     policy = Policy(ahead=config.ahead, out_of_order=config.out_of_order, edited=config.edited)
     plan = make_plan(run.migrations, history)
@@ -127,7 +127,7 @@ def is_ahead(row: Applied, newest: int, last: datetime | None) -> bool:
 
 
 def is_edited(migration: Migration, row: Applied) -> bool:
-    """Tell whether the file differs from what was applied; a row without a checksum matches by filename."""
+    """Tell whether the file differs from the applied one; a row without a checksum matches by filename."""
     return row.filename != migration.filename if row.checksum is None else row.checksum != migration.checksum
 
 

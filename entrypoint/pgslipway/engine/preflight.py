@@ -47,7 +47,7 @@ async def prepare(run: Run, held: Held) -> list[Job]:
 
 
 async def preview(run: Run, connection: Connection, history: Sequence[Applied]) -> tuple[list[Job], Unfinished]:
-    """Return what `up` would apply after such a history, and how far it got before. Raises what `up` would."""
+    """Return the files that `up` would apply after such a history, and the unfinished ones. Raises as `up` would."""
     async with own_sql(run.history):
         unfinished = await unfinished_as_login(run, connection)
         pending = compare(run, history).pending

@@ -1,7 +1,7 @@
-"""What became of a statement that was interrupted outside a transaction: Postgres's catalogs tell, and mend it.
+"""The fate of a statement that was interrupted outside a transaction: told by Postgres's catalogs, and mended.
 
-The statements are those that call PreventInTransactionBlock in Postgres's sources. Each is told apart by what it
-makes or removes: an object that bears its name now and has another oid than before was made by it.
+The statements are those that call PreventInTransactionBlock in Postgres's sources. Each is recognised by the object
+that it makes or removes: one of its name that has another oid than before was made by it.
 """
 
 import logging
@@ -67,15 +67,15 @@ SUBSCRIPTION = NAMED.format(catalog="pg_subscription", column="subname")
 
 @dataclass(frozen=True)
 class Rule:
-    """How to tell what became of a kind of statement."""
+    """How the fate of one kind of statement is told."""
 
     start: str
     """A pattern for the words before the name."""
     effect: str = REPEATS
     name: str = PLAIN
-    """SQL for the qualified name of what the statement is about."""
+    """SQL for the qualified name of the statement's object."""
     look: str = ""
-    """SQL for what bears that name now: its oid, and the statement that mends it where it is half made."""
+    """SQL for the objects of that name now: oid, and the statement that mends a half-made one."""
     may_wait: bool = False
     """It queues for locks as long as it takes: a time-out would leave it half done, and it blocks nobody meanwhile."""
 
@@ -111,7 +111,7 @@ SELECT a.pid FROM pg_catalog.pg_stat_activity a
 
 
 def rule_for(statement: Statement) -> Rule | None:
-    """Return the rule for `statement`; None where only a person can tell what became of it."""
+    """Return the rule for `statement`; None where only a person can tell its fate."""
     return next((rule for rule in RULES if rule.pattern.match(statement.text)), None)
 
 
@@ -121,7 +121,7 @@ def rule_of(entry: Entry) -> Rule | None:
 
 
 async def look_before(connection: Connection, rule: Rule | None, text: str) -> tuple[str | None, Sequence[int] | None]:
-    """Return the qualified name of what the statement `text` is about, and the oids that have that name now."""
+    """Return the qualified name of the object of the statement `text`, and the oids of that name now."""
     if rule is None or not rule.look:
         return None, None
     async with connection.transaction():
@@ -130,7 +130,7 @@ async def look_before(connection: Connection, rule: Rule | None, text: str) -> t
 
 
 def name_sql(rule: Rule, text: str) -> str:
-    """Return the SQL for the name of what the statement `text` makes or removes."""
+    """Return the SQL for the name of the object that the statement `text` makes or removes."""
     first = (rule.pattern.match(next(statements(text.encode())).text) or [""])[0].count(" ")
     index, *others = [parts for place, parts in names(text.encode()) if place >= first] or [("",)]
     if rule.name == TABLES_INDEX:
@@ -145,16 +145,16 @@ def qualified(parts: Sequence[str]) -> str:
 
 
 async def look(connection: Connection, rule: Rule, name: str | None) -> list[tuple[int, str | None]]:
-    """Return (oid, statement that mends it) of what bears `name`; None where nothing needs to be mended."""
+    """Return (oid, statement that mends it) for each object called `name`; None for a sound one."""
     async with connection.transaction():
         return [(row["oid"], row["mend"]) for row in await connection.fetch(rule.look, name)]
 
 
 async def settle(connection: Connection, rule: Rule, entry: Entry, execute: Callable[[str], Awaitable[object]]) -> bool:
-    """Mend what an interrupted statement left half done; tell whether it took effect. If not, it is to be repeated.
+    """Mend a half-done statement; tell whether it took effect. If not, it is to be repeated.
 
-    `execute` sends a statement outside a transaction; what it raises goes on. What somebody else made or left under
-    the same name is not touched: it has another oid.
+    `execute` sends a statement outside a transaction; its failures go on. An object of the same name that somebody
+    else made is not touched: it has another oid.
     """
     if not rule.look:
         return False
@@ -205,7 +205,7 @@ async def wait_for_orphan(connection: Connection, statement: str, limit: float) 
 
 
 def undecided(filename: str, entry: Entry) -> Problem:
-    """Say that only a person can tell what became of the statement in flight, and what to run."""
+    """Say that only a person can tell the fate of the statement in flight, with the commands to run."""
     begun = f", begun at {entry.started_at.isoformat(' ', 'seconds')}," if entry.started_at else ""
     return Problem(
         f"this was stopped while it ran outside a transaction{begun} and nobody but you can tell how far it got:\n"

@@ -84,10 +84,10 @@ def settings_sql(config: Config, watch: Watch, scope: str) -> str:
 async def file_sql(
     job: Job, watch: Watch, if_lost: str, *, sent: Sent | None = None, line: int = 0
 ) -> AsyncIterator[None]:
-    """Translate what goes wrong with SQL of a file in the block.
+    """Translate the failures of a file's SQL in the block.
 
     Raises Busy, MigrationFailed with the place as far as `sent` or `line` tells it, and ConnectionLost with `if_lost`,
-    which is what is known then.
+    the state of the file then.
     """
     try:
         async with lost_while(if_lost):
@@ -102,11 +102,11 @@ async def file_sql(
 async def own_sql(
     history: History, doing: str = NO_FILE, if_lost: str = "", *, rival: str = "", busy: str = ""
 ) -> AsyncIterator[None]:
-    """Translate what goes wrong with our own SQL in the block: a query or a row of the history or the journal.
+    """Translate the failures of our own SQL in the block: a query or a row of the history or the journal.
 
-    `doing` says what a refusal leaves. Where a row is written, `rival` is why its key may be taken, which raises
-    StartOver, and `busy` why it may be locked, which raises Busy. Raises TableBusy, ConnectionLost, and what
-    `History.failure` returns.
+    `doing` names the consequence of a refusal. Where a row is written, `rival` is the reason of a taken key, which
+    raises StartOver, and `busy` that of a locked one, which raises Busy. Raises TableBusy, ConnectionLost, and the
+    failures of `History.failure`.
     """
     try:
         async with lost_while(if_lost or doing):
@@ -123,7 +123,7 @@ async def own_sql(
 
 @asynccontextmanager
 async def lost_while(state: str) -> AsyncIterator[None]:
-    """Translate a broken connection into ConnectionLost, which says what is known then: `state`."""
+    """Translate a broken connection into ConnectionLost, with the `state` of the file then."""
     try:
         yield
     except BROKEN as error:
@@ -141,7 +141,7 @@ def is_lost(error: BaseException) -> bool:
 
 
 def server_error(error: asyncpg.PostgresError) -> asyncpg.PostgresError:
-    """Return what the server said: it may have closed the connection over it, which hides it in the cause."""
+    """Return the server's own error: it may have closed the connection over it, which hides it in the cause."""
     return cause if isinstance(cause := root(error), asyncpg.PostgresError) else error
 
 
@@ -173,7 +173,7 @@ def cancel_again() -> None:
 
 @asynccontextmanager
 async def rolled_back_on_failure(connection: Connection, name: str) -> AsyncIterator[None]:
-    """Roll back before any failure goes on, a cancellation included; `name` says what was rolled back."""
+    """Roll back before any failure goes on, a cancellation included; `name` stands for the block in messages."""
     try:
         yield
     except BaseException as error:
@@ -189,7 +189,7 @@ async def rolled_back_on_failure(connection: Connection, name: str) -> AsyncIter
 
 @contextmanager
 def notices(connection: Connection, filename: str) -> Iterator[None]:
-    """Log what the file's statements tell the client meanwhile."""
+    """Log the notices and warnings of the file's statements in the block."""
 
     def log(_: object, notice: asyncpg.PostgresLogMessage) -> None:
         level = logging.WARNING if notice.severity_en == "WARNING" else logging.INFO

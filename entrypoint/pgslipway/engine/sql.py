@@ -43,7 +43,7 @@ STRAY = {
     b"\\": "psql's backslash commands are not SQL; write what the command does as SQL, or leave it out",
 }
 WORDS = 64
-"""How many words of a statement are kept: enough to tell what it is, few enough for a 20 MB INSERT."""
+"""How many words of a statement are kept: enough to tell its kind, few enough for a 20 MB INSERT."""
 TOLD_BY_OPTIONS = ("REINDEX", "CREATE SUBSCRIPTION")
 """The statements whose options in parentheses decide whether they can run in a transaction."""
 ROUTINE = {"FUNCTION", "PROCEDURE"}
@@ -64,7 +64,7 @@ class SqlError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """The bytes from `start` to `end`, without the semicolon, and what can be told from its words."""
+    """The bytes from `start` to `end`, without the semicolon, and its first words."""
 
     start: int
     end: int
@@ -173,7 +173,7 @@ class Draft:
         self.last, self.end = token, end
 
     def is_told_by(self, kind: str) -> bool:
-        """Tell whether a token of this kind says here what the statement is: options in parentheses seldom do."""
+        """Tell whether a token of this kind tells the statement's kind here: options in parentheses seldom do."""
         if kind in {"word", "name"} and not self.depth:
             return True
         return kind in {"word", "name", "group"} and " ".join(self.words[:2]).startswith(TOLD_BY_OPTIONS)

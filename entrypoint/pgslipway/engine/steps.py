@@ -37,7 +37,7 @@ RESETS = re.compile(r"RESET (ALL|LOCK_TIMEOUT|STANDARD_CONFORMING_STRINGS)\b")
 async def apply(held: Held, job: Job, watch: Watch) -> bool:
     """Run the rest of a file without a transaction and record the file; return False: the lock has to be asked for.
 
-    Raises MigrationFailed, Busy, StartOver, ConnectionLost, HalfDone where only a person can tell what happened,
+    Raises MigrationFailed, Busy, StartOver, ConnectionLost, HalfDone where only a person can decide,
     Locked where an earlier run is still at it, AccessRefused, HistoryConflict and BadConfiguration.
     """
     session, version = StepsSession(held, job, watch), job.migration.version

@@ -70,12 +70,12 @@ async def apply(held: Held, job: Job, watch: Watch, *, at_once: bool) -> bool:
 
 
 def if_lost(job: Job) -> str:
-    """Return what is known of the file when the answer to its COMMIT is lost."""
+    """Return the state of the file when the answer to its COMMIT is lost."""
     return f"{job.filename} is either applied and recorded or neither; the next run will tell"
 
 
 async def send_at_once(held: Held, job: Job, watch: Watch) -> bool:
-    """Apply a file in one message; True if the lock is still ours then. Raises NothingRan, and what `apply` does."""
+    """Apply a file in one message; True if the lock is still ours then. Raises as `apply` does, and NothingRan."""
     source = job.migration.read()
     start, text = next(parts(source, job.contents), (0, ""))
     before = f"-- {job.filename}\n{begin_sql(job, watch, 'true')};\n"

@@ -18,7 +18,7 @@ from .message import UNPRINTABLE
 logger = logging.getLogger(__name__)
 
 FIRST_LOOK = 2.0
-"""Seconds that a statement may run before anybody asks what it is doing."""
+"""Seconds that a statement may run before its session is looked at."""
 INTERVAL = 10.0
 """Seconds between two lines in a log."""
 REDRAW = 1.0
@@ -105,7 +105,7 @@ class Watch:
 
     @contextmanager
     def over(self, place: str) -> Iterator[None]:
-        """Watch what is sent in the block; `place` names it in the log."""
+        """Watch the statement in the block; `place` names it in the log."""
         task = asyncio.ensure_future(self.report(place))
         try:
             yield
@@ -113,7 +113,7 @@ class Watch:
             task.cancel()
 
     async def report(self, place: str) -> None:
-        """Say what the statement is doing, again and again. Where nobody can be asked, the work goes on unnamed."""
+        """Log the blocker or the progress, again and again. Where nobody can be asked, the work goes on unnamed."""
         level, interval = (logging.DEBUG, REDRAW) if logger.isEnabledFor(logging.DEBUG) else (logging.INFO, INTERVAL)
         clock = asyncio.get_running_loop().time
         started, pause = clock(), self.first_look
@@ -133,7 +133,7 @@ class Watch:
             self.hang_up()
 
     async def look(self) -> str:
-        """Say what is being done right now."""
+        """Return the blocker or the progress of the statement, right now."""
         if self.connection is None:
             if self.held.another is None:
                 raise ConnectionError("run_migrations opens no second connection")
@@ -156,7 +156,7 @@ class Watch:
 
 
 def blocked_by(blockers: Sequence[asyncpg.Record]) -> str:
-    """Describe what is waited for and who holds it; what the role may not see is left out."""
+    """Describe the lock that is waited for and its holders, as far as the role may see them."""
     holders = "; ".join(map(holder, blockers))
     return f"waiting for {blockers[0]['mode']} on {blockers[0]['locked']}, held by {holders}"
 
