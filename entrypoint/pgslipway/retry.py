@@ -66,7 +66,7 @@ def log_causes(
 ) -> Callable[[RetryCallState], None]:
     """Return a function that logs the cause of the next attempt; the same cause every REPEAT_INTERVAL only.
 
-    `logged` gets the time of each cause. A schema that is not there yet is logged by the caller, with the missing files.
+    `logged` gets the time of each cause. A schema that is not there yet is logged by the caller: it knows the files.
     """
 
     def log_retry(state: RetryCallState) -> None:

@@ -128,6 +128,7 @@ def test_rehearse_applies_everything_and_leaves_nothing(slipway: Slipway) -> Non
 
     assert finished.code == 0, finished
     assert [line.split()[1] for line in finished.out.splitlines()] == ["STATE", *["applied"] * 4]
+    assert "connected to an embedded Postgres\n" in finished.err
     assert "rehearsed 4 migrations on an embedded Postgres, which is gone again" in finished.err
 
 

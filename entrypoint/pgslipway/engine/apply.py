@@ -74,13 +74,20 @@ async def patiently(
     except Busy as busy:
         first = busy
         run.note_busy(file, busy.line)
-        if needs_new_session and not is_out_of_patience(run, busy, file):
+        if is_out_of_patience(run, busy, file):
+            raise out_of_patience(run, busy, file) from busy
+        if needs_new_session:
             raise NewSession(f"{file}: {busy}") from busy
+    return await try_again(run, work, file, first)
+
+
+async def try_again(run: Run, work: Callable[[], Awaitable[Answer]], file: str, first: Busy) -> Answer:
+    """Do `work` once more, with growing pauses, until it is not Busy or patience ends."""
 
     def ends(state: RetryCallState) -> bool:
         busy = busy_of(state)
         run.note_busy(file, busy.line)
-        return needs_new_session or is_out_of_patience(run, busy, file, state.upcoming_sleep)
+        return is_out_of_patience(run, busy, file, state.upcoming_sleep)
 
     def log(state: RetryCallState) -> None:
         busy = busy_of(state)

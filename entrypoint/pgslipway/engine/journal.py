@@ -20,10 +20,12 @@ EXISTS = "SELECT 1 WHERE pg_catalog.to_regclass({table}) IS NOT NULL"
 CREATE = """CREATE TABLE {table} (
     version BIGINT, step INT, checksum TEXT NOT NULL, line INT NOT NULL, statement TEXT, object TEXT, before BIGINT[],
     started_at TIMESTAMPTZ NOT NULL DEFAULT NOW(), done_at TIMESTAMPTZ, PRIMARY KEY (version, step))"""
+# Of each unfinished file, how many statements are done, and where the last of them begins.
 DONE = """
 SELECT version, pg_catalog.count(*)::int AS done, pg_catalog.max(line) AS line
   FROM {table} WHERE done_at IS NOT NULL GROUP BY version
 """
+# The statements that were sent outside a transaction and have no end yet.
 IN_FLIGHT = """
 SELECT version, step, checksum, line, statement, object, before, started_at FROM {table} WHERE done_at IS NULL
 """

@@ -73,6 +73,7 @@ AND l.classid = '{high}'::pg_catalog.oid AND l.objid = '{low}'::pg_catalog.oid
 AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
 """
 HELD_BY = "EXISTS (SELECT FROM pg_catalog.pg_locks l WHERE l.pid = {pid} AND {is_ours})"
+# Who holds the lock: a pid to recognise the session by, and a description for people.
 HOLDER = """
 SELECT l.pid, pg_catalog.format('pid %s (%s from %s, connected since %s)', l.pid,
            coalesce(nullif(a.application_name, ''), 'unknown'), coalesce(a.client_addr::text, 'a local socket'),

@@ -24,17 +24,20 @@ logger = logging.getLogger(__name__)
 
 MAKES, REMOVES, REPEATS = "makes", "removes", "repeats"
 
+# The qualified name of an index that a statement makes: it goes into the schema of its table.
 TABLES_INDEX = """
 SELECT pg_catalog.format('%I.%I', n.nspname, {index})
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE c.oid = pg_catalog.to_regclass({name})
 """
+# The qualified name of a relation, found by the search path as the statement finds it.
 RELATION = """
 SELECT pg_catalog.format('%I.%I', n.nspname, c.relname)
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE c.oid = pg_catalog.to_regclass({name})
 """
 PLAIN = "SELECT {name}"
+# Index-like relations, and for an invalid one the statement that drops it; the conditions follow.
 DROP_INVALID = """
 SELECT c.oid::bigint AS oid, CASE WHEN NOT i.indisvalid THEN
            pg_catalog.format('DROP INDEX CONCURRENTLY IF EXISTS %I.%I', n.nspname, c.relname) END AS mend
@@ -50,6 +53,7 @@ LEFTOVERS = f"""{DROP_INVALID}
 """
 """What REINDEX CONCURRENTLY left behind, but where somebody is at it right now. Of a TOAST table only a superuser can
 drop it, and it does no harm there."""
+# Whether a table is still a partition, and where DETACH CONCURRENTLY stopped half-way, the statement that ends it.
 PARTITION = """
 SELECT i.inhrelid::bigint AS oid, CASE WHEN i.inhdetachpending THEN
            pg_catalog.format('ALTER TABLE %I.%I DETACH PARTITION %I.%I FINALIZE',

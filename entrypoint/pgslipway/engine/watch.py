@@ -56,6 +56,7 @@ SELECT p.what, p.phase, (100 * p.done / nullif(p.total, 0))::int AS percent
        ) AS p USING (pid)
  WHERE {worker}
 """
+# A lock_timeout above the time after which autovacuum gives way, unless waiting is unlimited anyway.
 LONG_ENOUGH = """
 SELECT pg_catalog.set_config('lock_timeout', greatest({usual}, setting::int + 500)::text, {is_local})
   FROM pg_catalog.pg_settings WHERE name = 'deadlock_timeout' AND {usual} > 0;
