@@ -21,8 +21,7 @@ OVERDUE = (
     ", without waiting any longer for the server's answer; what was not committed is rolled back there, and the next "
     "run looks how far this one got"
 )
-
-
+"""The end of the message about a stop for which the server was not waited for any longer."""
 WITHOUT_DATABASE = {"check", "rehearse"}
 DEFAULTS = {"wait": {"MIGRATE_WAIT_TIMEOUT": "10m"}}
 """The settings whose default depends on the command."""
@@ -48,15 +47,9 @@ def run_command(arguments: Sequence[str], environ: Mapping[str, str], stop: Stop
 
     stop.report = lambda: fail(Stopped(stop.signum, OVERDUE))
     try:
-        options, flags = given_by(arguments)
-        settings = config.from_environ(
-            environ,
-            flags,
-            defaults=DEFAULTS.get(options.command),
-            needs_database=options.command not in WITHOUT_DATABASE,
-        )
+        request = requested(arguments, environ, applied)
+        settings = request.config
         set_up_logging(settings)
-        request = Request(config=settings, options=options, applied=applied)
         with closing(asyncio.new_event_loop()) as loop:  # asyncio.run waits for a resolver that does not answer
             message = loop.run_until_complete(execute(request, stop))
         return end(UP_TO_DATE, "up to date", message)
@@ -72,13 +65,21 @@ def run_command(arguments: Sequence[str], environ: Mapping[str, str], stop: Stop
         return end(INTERNAL_ERROR, "internal error", bug, [Problem(bug)])
 
 
-def given_by(arguments: Sequence[str]) -> tuple[Options, dict[str, str]]:
-    """Return the options, and the settings given as flags; a container is mostly started without any."""
-    if not arguments:
-        return Options(), {}
-    from .cli.arguments import parse
+def requested(arguments: Sequence[str], environ: Mapping[str, str], applied: list[str]) -> Request:
+    """Return the command, its options and its settings; a container is mostly started without arguments."""
+    options = Options()
+    flags: dict[str, str] = {}
+    if arguments:
+        from .cli.arguments import parse
 
-    return parse(arguments)
+        options, flags = parse(arguments)
+    settings = config.from_environ(
+        environ,
+        flags,
+        defaults=DEFAULTS.get(options.command),
+        needs_database=options.command not in WITHOUT_DATABASE,
+    )
+    return Request(config=settings, options=options, applied=applied)
 
 
 async def execute(request: Request, stop: Stop) -> str:
