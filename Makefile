@@ -9,7 +9,7 @@ test: .venv/ready  ## check everything; as root on Debian or Ubuntu it installs 
 	tests/setup/test.sh
 
 test-quick: .venv/ready  ## what needs no server: seconds
-	PGSLIPWAY_QUICK=1 .venv/bin/pytest --numprocesses=2 --quiet -m "not needs_server and not faults" tests/unit tests/server
+	PGSLIPWAY_QUICK=1 .venv/bin/pytest --numprocesses=2 --quiet -m "not needs_server and not faults"
 
 test-faults: .venv/ready  ## the slow part: every fault, systematically; where CI is set, `make test` has a sample of it
 	PGSLIPWAY_FAULTS_EVERY=$${PGSLIPWAY_FAULTS_EVERY:-1} .venv/bin/pytest -m faults tests/faults

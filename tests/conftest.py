@@ -75,7 +75,7 @@ def has_engine() -> bool:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "docker_only: needs a Docker engine; not run without, a failure when CI=true")
     config.addinivalue_line("markers", "faults: slow; every fault, systematically (make test-faults)")
-    config.addinivalue_line("markers", "needs_server: a Postgres or an image; given to what has a fixture of those")
+    config.addinivalue_line("markers", "needs_server: Postgres, Docker or a network; given to what has such a fixture")
     config.addinivalue_line("markers", "alone: takes the whole machine; the tests of other workers wait meanwhile")
     settings.register_profile("as usual", max_examples=examples(100))
     settings.load_profile("as usual")

@@ -28,6 +28,7 @@ def test_dockerfile_names_no_architecture(path: Path) -> None:
     assert ARCHITECTURE.findall(path.read_text(encoding="utf-8")) == []
 
 
+@pytest.mark.needs_server  # the package index
 def test_every_dependency_has_a_wheel_for_arm64_with_a_hash_of_the_lock_file(tmp_path: Path) -> None:
     """Downloaded as the Dockerfile installs it, for the Python that is in the image."""
     (python,) = set(re.findall(r"/usr/bin/python(3\.\d+)", DOCKERFILE))

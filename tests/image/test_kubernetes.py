@@ -611,6 +611,7 @@ def test_the_app_may_log_in_as_somebody_who_cannot_migrate() -> None:
     assert APP["PGUSER"] != OWNER["PGUSER"]
 
 
+@pytest.mark.needs_server
 def test_role_of_the_waiting_pods_is_granted_what_the_comment_says(slipway: "Slipway", folder: "Folder") -> None:
     (grant,) = re.findall("GRANT .*;", (K8S / "overlays/job/app-secret.yaml").read_text(encoding="utf-8"))
     assert grant.endswith(f" TO {APP['PGUSER']};")
@@ -767,6 +768,7 @@ def test_config_map_is_mounted_where_pgslipway_looks() -> None:
     assert migrate("configmap", "Deployment")["image"] == "pgslipway:1"
 
 
+@pytest.mark.needs_server
 def test_migrations_of_the_config_map_can_be_applied(slipway: "Slipway") -> None:
     assert slipway("rehearse", str(MIGRATIONS), env={}).code == 0
 
