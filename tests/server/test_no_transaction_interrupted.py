@@ -799,6 +799,38 @@ async def test_subscription_that_ended_unseen_is_not_made_again(
     assert TOOK_EFFECT in finished.err
 
 
+# --- several files ----------------------------------------------------------------------------------------------
+
+
+async def test_unfinished_files_do_not_touch_each_others_rows(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    """Of three in flight at the same step the first took effect and the others did not."""
+    await make_journal(database, folder, slipway)
+    await database.execute(TABLE)
+    await database.execute(INDEX)
+    builds = {n: f"CREATE INDEX CONCURRENTLY a_{n} ON a (n)" for n in (2, 3)}
+    await database.execute(in_flight(INDEX, object_name="public.a_n", before=[]))
+    for n, build in builds.items():
+        await database.execute(in_flight(build, version=n, object_name=f"public.a_{n}", before=[]))
+    files = folder(
+        {"001_a.sql": without_transaction(INDEX, "SELECT 1", "SELECT 2")}
+        | {f"00{n}_b.sql": without_transaction(build) for n, build in builds.items()}
+    )
+
+    finished = slipway(env=database.environ, migrations=files)
+
+    assert finished.code == 0, finished
+    assert TOOK_EFFECT in finished.err
+    for n in builds:
+        assert f"00{n}_b.sql:2: what an earlier run had in flight here did not take effect, and is repeated" in (
+            finished.err
+        )
+        assert await is_valid(database, f"a_{n}")
+        assert await steps_of(database, n) == []
+    assert await steps_of(database) == []
+
+
 # --- an orphan --------------------------------------------------------------------------------------------------
 
 

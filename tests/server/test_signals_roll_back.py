@@ -160,4 +160,5 @@ async def test_commit_that_was_sent_is_awaited(database: Database, folder: Folde
     assert finished.code == 143, finished
     assert finished.outcome
     assert finished.outcome["applied"] == ["001_a.sql"]
+    assert "002_b.sql" not in finished.err
     assert await database.applied() == ["001_a.sql"]

@@ -374,6 +374,24 @@ async def test_everything_belongs_to_the_role(database: Database, folder: Folder
     )
 
 
+async def test_login_that_can_do_nothing_but_become_the_role_is_enough(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    login = await database.create_role("slipway_bare", "LOGIN NOINHERIT")
+    await database.execute(
+        "CREATE ROLE slipway_able; GRANT slipway_able TO slipway_bare; GRANT ALL ON SCHEMA public TO slipway_able;"
+        "REVOKE ALL ON SCHEMA public FROM slipway_bare, PUBLIC"
+    )
+    files = folder({f"00{n}_a.sql": f"CREATE TABLE t{n} (); RESET ROLE;" for n in (1, 2)})
+
+    finished = slipway(env=login.environ, migrations=files, role="slipway_able")
+    again = slipway(env=login.environ, migrations=files, role="slipway_able")
+
+    assert finished.code == 0, finished
+    assert again.code == 0, again
+    assert await database.applied() == ["001_a.sql", "002_a.sql"]
+
+
 async def test_role_that_does_not_exist_is_an_access_failure(
     database: Database, folder: Folder, slipway: Slipway
 ) -> None:

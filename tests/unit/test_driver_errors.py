@@ -35,6 +35,7 @@ REFUSALS = [
     ("42501", "permission denied", "", 22),
     ("42704", "unrecognized configuration parameter", "", 20),
     ("53300", "too many clients already", "", 10),
+    ("53300", 'too many connections for role "auth"', "", 10),
     ("55P03", "lock timeout", "", 10),
     ("55000", "database is not currently accepting connections", "", 22),
     ("57P01", "terminating connection", "", 10),
@@ -123,6 +124,28 @@ def test_last_words_of_the_server_say_more_than_that_the_connection_was_closed()
     assert meaning
     assert meaning.exit_code == 22
     assert describe(closed) == 'database "app" does not exist'
+
+
+def test_what_went_wrong_before_a_broken_connection_could_not_be_tidied_up_says_more() -> None:
+    untidy = asyncpg.InterfaceError("cannot perform operation: another operation is in progress")
+    untidy.__context__ = refused("28P01", "password authentication failed")
+
+    meaning = verdict(untidy)
+
+    assert meaning
+    assert meaning.exit_code == 22
+    assert describe(untidy) == "password authentication failed"
+
+
+@pytest.mark.parametrize("kind", [asyncpg.ClientConfigurationError, ValueError])
+def test_what_went_wrong_before_a_malformed_setting_says_nothing_of_it(kind: type[Exception]) -> None:
+    malformed = kind("invalid port")
+    malformed.__context__ = FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    meaning = verdict(malformed)
+
+    assert meaning
+    assert meaning.exit_code == 20
 
 
 @pytest.mark.parametrize(
