@@ -84,11 +84,14 @@ async def test_session_that_the_server_ends_between_two_messages_is_a_lost_conne
     assert codes <= {0, 13}
 
 
-async def test_locked_history_does_not_make_a_waiter_hang(database: Database, folder: Folder, slipway: Slipway) -> None:
+@pytest.mark.parametrize("lock", ["session", "transaction"])
+async def test_locked_history_does_not_make_a_waiter_hang(
+    lock: str, database: Database, folder: Folder, slipway: Slipway
+) -> None:
     slipway(env=database.environ, migrations=folder({"001_a.sql": ""}))
     files = folder({"002_b.sql": ""})
     async with database.migration_lock(), database.connection() as other:
-        runner = slipway.start(env=database.environ, migrations=files, lock_timeout="1s")
+        runner = slipway.start(env=database.environ, migrations=files, lock=lock, lock_timeout="1s")
         await asyncio.to_thread(runner.wait_for_log, "waiting for the migration lock")
         await other.execute("BEGIN; LOCK TABLE schema_migrations")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -11,7 +12,7 @@ import pytest
 
 from pgslipway import run_migrations
 from pgslipway.errors import BadConfiguration
-from servers import eventually
+from servers import PATIENCE, eventually
 from unfinished import (
     FAULTS,
     OPT_OUT,
@@ -739,6 +740,28 @@ async def test_extension_that_cannot_be_updated_is_not_in_flight(
 
     assert finished.code == 24, finished
     assert "001_a.sql:2: extension" in finished.err
+    assert await steps_of(database) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "said", "code"),
+    [
+        ({"ddl_lock_timeout": "50ms", "ddl_retry": "100ms"}, "canceling statement due to lock timeout", 12),
+        ({"ddl_lock_timeout": "0", "statement_timeout": "100ms"}, "canceling statement due to statement timeout", 24),
+    ],
+    ids=["lock", "statement"],
+)
+async def test_extension_update_is_bounded_as_every_statement_is(
+    settings: dict[str, str], said: str, code: int, database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    files = folder({"001_a.sql": without_transaction("ALTER EXTENSION plpgsql UPDATE")})
+    async with transaction_on(database, "LOCK TABLE pg_extension"):
+        finished = await asyncio.to_thread(
+            partial(slipway, env=database.environ, migrations=files, limit=PATIENCE, **settings)
+        )
+
+    assert finished.code == code, finished
+    assert f"001_a.sql:2: {said}" in finished.err
     assert await steps_of(database) == []
 
 

@@ -162,3 +162,36 @@ async def test_commit_that_was_sent_is_awaited(database: Database, folder: Folde
     assert finished.outcome["applied"] == ["001_a.sql"]
     assert "002_b.sql" not in finished.err
     assert await database.applied() == ["001_a.sql"]
+
+
+SLOW_JOURNAL = """
+CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN PERFORM pg_sleep(2); RETURN CASE TG_OP WHEN ''DELETE'' THEN OLD ELSE NEW END; END';
+CREATE TRIGGER slow BEFORE {event} ON schema_migrations_steps FOR EACH ROW EXECUTE FUNCTION slow();
+DELETE FROM schema_migrations;
+"""
+
+
+@pytest.mark.parametrize("event", ["UPDATE", "DELETE"], ids=["that a statement is done", "that the file is done"])
+async def test_what_the_journal_is_told_is_awaited(
+    event: str, database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    """Of a DO that commits inside, only a person could tell what became of it."""
+    assert slipway(env=database.environ, migrations=folder({"001_a.sql": "-- no-transaction\nSELECT 1"})).code == 0
+    await database.execute(SLOW_JOURNAL.format(event=event))
+    await database.execute("CREATE TABLE log (n int)")
+    commits = "-- no-transaction\nDO 'BEGIN COMMIT; INSERT INTO log VALUES (1); END'"
+    files = folder({"001_a.sql": commits, "002_b.sql": ""})
+    process = slipway.start(env=database.environ, migrations=files)
+    writing = "%SET done_at%" if event == "UPDATE" else "%DELETE FROM%_steps%"
+    await eventually(lambda: is_running(database, writing), "the journal is written")
+
+    process.terminate()
+    finished = await asyncio.to_thread(process.finish)
+    again = await asyncio.to_thread(slipway, env=database.environ, migrations=files)
+
+    assert finished.code == 143, finished
+    assert finished.outcome
+    assert finished.outcome["applied"] == ["001_a.sql"]
+    assert again.code == 0, again
+    assert len(await database.fetch("SELECT FROM log")) == 1
