@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -121,6 +122,29 @@ async def test_waiter_names_the_holder_and_gives_up_in_the_end(
     assert f"waiting for the migration lock, held by pid {pid} (someone from " in finished.err
     assert f"the migration lock is still held by pid {pid}" in finished.err
     assert "MIGRATE_LOCK_TIMEOUT=0.3s" in finished.err
+
+
+async def test_holders_in_other_databases_of_the_server_are_nobody(
+    server: Server, database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    """The key is the same in each of them, and other locks of this one may have a part of it."""
+    key = lock_key("public", "schema_migrations")
+    halves = struct.unpack(">ii", key.to_bytes(8, signed=True))
+    async with (
+        server.database("postgres").migration_lock(),
+        server.database("template1").migration_lock(),
+        database.connection() as other,
+        database.migration_lock() as holder,
+    ):
+        await other.execute(f"SELECT pg_advisory_lock({key + 1}), pg_advisory_lock{halves}")
+        pid = holder.get_server_pid()
+        finished = await asyncio.to_thread(
+            slipway, env=database.environ, migrations=folder({"001_a.sql": ""}), lock_timeout="100ms"
+        )
+
+    assert finished.code == 11, finished
+    assert finished.outcome
+    assert finished.outcome["message"].startswith(f"the migration lock is still held by pid {pid} (")
 
 
 async def test_waiter_stops_when_nothing_is_left_to_do_though_the_lock_is_held(

@@ -255,6 +255,7 @@ async def test_signal_during_a_concurrent_build_ends_the_run(
         finished, seconds = await stop(process, sig)
 
     assert_stopped(finished, seconds, code)
+    assert "003_c.sql:3: cancelled; the next run looks what became of it\n" in finished.err
     await assert_done_by_the_next_run(database, slipway, files)
 
 
