@@ -7,7 +7,7 @@ from math import inf
 import pytest
 from tenacity import AsyncRetrying, RetryCallState
 
-from pgslipway.waiting import pause
+from pgslipway.retry import pause
 
 DRAWS = 300
 
