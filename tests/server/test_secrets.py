@@ -226,7 +226,7 @@ def test_password_may_come_through_a_pipe(database: Database, folder: Folder, tm
     assert done.returncode == 0, done
 
 
-async def test_run_goes_on_where_a_second_connection_has_no_password_any_more(
+async def test_second_connection_knows_the_password_though_its_file_is_gone(
     database: Database, folder: Folder, slipway: Slipway, mounted: Callable[[str, str], Path]
 ) -> None:
     secret = mounted("secret", database.password)
@@ -239,6 +239,27 @@ async def test_run_goes_on_where_a_second_connection_has_no_password_any_more(
         )
         process.wait_for_log("connected to")
         secret.unlink()
+        process.wait_for_log(f"held by pid {other.get_server_pid()}")
+    finished = await asyncio.to_thread(process.finish)
+
+    assert finished.code == 0, finished
+
+
+async def test_run_goes_on_where_a_second_connection_has_no_password_any_more(
+    cluster: Cluster, folder: Folder, slipway: Slipway, mounted: Callable[[str, str], Path]
+) -> None:
+    database = cluster.server.database()
+    secret = mounted("secret", database.password)
+    await database.execute("CREATE TABLE busy ()")
+    async with database.connection() as other:
+        await other.execute("BEGIN; LOCK TABLE busy")
+        process = slipway.start(
+            env=without_password(database) | {"PGPASSWORD_FILE": str(secret)},
+            migrations=folder({"001_a.sql": "ALTER TABLE busy ADD COLUMN n int;"}),
+        )
+        process.wait_for_log("connected to")
+        secret.unlink()
+        await database.execute(f"ALTER ROLE {database.user} PASSWORD 'another'")
         process.wait_for_log(f"nobody can be asked what it is doing: PGPASSWORD_FILE: {secret}: No such file")
     finished = await asyncio.to_thread(process.finish)
 

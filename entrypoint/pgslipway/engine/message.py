@@ -35,9 +35,12 @@ class Sent:
     """Characters of our own before the piece in the message."""
 
     def offset(self, position: str | None) -> int | None:
-        """Return the byte of the file at a position (characters of the message, from 1); None outside the piece."""
+        """Return the byte of the file at a position (characters of the message, from 1); None outside the piece.
+
+        An error at the end of the input has the position after the last character.
+        """
         place = int(position or 0) - 1 - self.before
-        return self.start + len(self.text[:place].encode()) if 0 <= place < len(self.text) else None
+        return self.start + len(self.text[:place].encode()) if 0 <= place <= len(self.text) else None
 
 
 def excerpt(filename: str, source: Source, offset: int, message: str) -> Problem:
