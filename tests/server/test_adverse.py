@@ -31,6 +31,31 @@ async def test_backslashes_are_read_as_the_server_reads_them(
     ]
 
 
+async def test_isolation_and_strings_are_what_files_are_written_for_whatever_the_database_has(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    """In the first file, in a later one, and without a transaction, before and after a RESET."""
+    await database.execute(
+        f"ALTER DATABASE {database.name} SET default_transaction_isolation = 'serializable';"
+        f"ALTER DATABASE {database.name} SET standard_conforming_strings = off;"
+        "CREATE TABLE noted (n int, level text, string text)"
+    )
+    note = r"INSERT INTO noted VALUES ({}, current_setting('transaction_isolation'), 'one\n')"
+    files = folder(
+        {
+            "001_a.sql": note.format(1),
+            "002_b.sql": note.format(2),
+            "003_c.sql": f"-- no-transaction\n{note.format(3)};\nSET my.path = 'C:\\';\nRESET ALL;\n{note.format(4)};",
+        }
+    )
+
+    finished = slipway(env=database.environ, migrations=files)
+
+    assert finished.code == 0, finished
+    rows = await database.fetch("SELECT * FROM noted ORDER BY n")
+    assert [tuple(row) for row in rows] == [(n, "read committed", r"one\n") for n in (1, 2, 3, 4)]
+
+
 @pytest.mark.parametrize("statement", ["SET standard_conforming_strings = off", "SET client_encoding TO 'LATIN1'"])
 def test_settings_that_change_how_the_file_is_read_are_refused(
     statement: str, folder: Folder, slipway: Slipway
