@@ -478,6 +478,33 @@ async def test_statement_outside_a_transaction_that_blocks_others_is_bounded_by_
     assert finished.code == 0, finished
 
 
+async def test_file_whose_record_is_locked_out_is_done_once_and_recorded_by_the_next_run(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    files = folder(
+        {
+            "001_a.sql": without_transaction(
+                "SET lock_timeout = '1h'", LOG, "INSERT INTO log SELECT 1 FROM pg_advisory_xact_lock(1)"
+            )
+        }
+    )
+    async with database.connection() as other:
+        await other.execute("SELECT pg_advisory_lock(1)")
+        running = slipway.start(env=database.environ, migrations=files, ddl_lock_timeout="300ms", lock_timeout="1s")
+        await wait_for_query(database, "%pg_advisory_xact_lock(1)")
+        await other.execute("BEGIN; LOCK TABLE schema_migrations; SELECT pg_advisory_unlock(1)")
+        locked_out = await asyncio.to_thread(running.finish)
+
+    again = await asyncio.to_thread(slipway, env=database.environ, migrations=files)
+
+    assert locked_out.code == 11, locked_out
+    assert locked_out.outcome
+    assert locked_out.outcome["message"] == ("001_a.sql: somebody has locked the history since MIGRATE_LOCK_TIMEOUT=1s")
+    assert "001_a.sql: somebody has locked the history; rolled back, trying again in" in locked_out.err
+    assert again.code == 0, again
+    assert await numbers(database) == [1]
+
+
 # --- a file that changes while it is unfinished -----------------------------------------------------------------
 
 UNFINISHED = (LOG, logging(1), logging(2))
