@@ -338,6 +338,19 @@ async def test_temporary_table_that_the_file_has_dropped_is_not_missed(
     assert finished.code == 0, finished
 
 
+async def test_file_that_another_runner_has_recorded_meanwhile_is_not_said_to_be_applied(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    record = "INSERT INTO schema_migrations (version, filename) VALUES (1, '001_a.sql')"
+
+    finished = slipway(env=database.environ, migrations=folder({"001_a.sql": without_transaction(LOG, record)}))
+
+    assert finished.code == 0, finished
+    assert "starting over: 001_a.sql was applied by another runner" in finished.err
+    assert finished.outcome
+    assert finished.outcome["applied"] == []
+
+
 # --- busy tables ------------------------------------------------------------------------------------------------
 
 
@@ -545,10 +558,12 @@ async def test_change_of_what_is_done_is_refused_and_the_old_text_is_a_way_out(
 ) -> None:
     await leave_unfinished(database, folder, slipway)
 
+    planned = slipway("plan", env=database.environ, migrations=folder({"001_a.sql": text}))
     changed = slipway(env=database.environ, migrations=folder({"001_a.sql": text}))
     files = folder({"001_a.sql": without_transaction(*UNFINISHED, logging(3))})
     put_back = slipway(env=database.environ, migrations=files)
 
+    assert planned.code == 25, planned
     assert changed.code == 25, changed
     assert changed.outcome
     assert changed.outcome["message"] == message

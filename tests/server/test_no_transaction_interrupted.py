@@ -905,6 +905,20 @@ async def test_session_that_works_on_something_else_is_not_waited_for(
     assert "still works on" not in finished.err
 
 
+async def test_session_that_has_worked_on_the_statement_and_is_idle_is_not_waited_for(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    """As a pooler's, which another client may keep for long."""
+    await make_journal(database, folder, slipway)
+    await database.execute(TABLE)
+    async with database.connection() as other:
+        await other.execute("VACUUM a")
+        finished = await run_with_in_flight("VACUUM a", database, folder, slipway)
+
+    assert finished.code == 0, finished
+    assert "still works on" not in finished.err
+
+
 async def test_signal_while_waiting_for_an_orphan_ends_the_wait(
     database: Database, folder: Folder, slipway: Slipway
 ) -> None:

@@ -374,22 +374,27 @@ async def test_everything_belongs_to_the_role(database: Database, folder: Folder
     )
 
 
+@pytest.mark.parametrize("lock", ["session", "transaction"])
 async def test_login_that_can_do_nothing_but_become_the_role_is_enough(
-    database: Database, folder: Folder, slipway: Slipway
+    lock: str, database: Database, folder: Folder, slipway: Slipway
 ) -> None:
-    login = await database.create_role("slipway_bare", "LOGIN NOINHERIT")
+    login = await database.create_role(f"slipway_bare_{lock}", "LOGIN NOINHERIT")
+    able = f"slipway_able_{lock}"
     await database.execute(
-        "CREATE ROLE slipway_able; GRANT slipway_able TO slipway_bare; GRANT ALL ON SCHEMA public TO slipway_able;"
-        "REVOKE ALL ON SCHEMA public FROM slipway_bare, PUBLIC"
+        f"CREATE ROLE {able}; GRANT {able} TO {login.user}; GRANT ALL ON SCHEMA public TO {able};"
+        f"REVOKE ALL ON SCHEMA public FROM {login.user}, PUBLIC"
     )
-    files = folder({f"00{n}_a.sql": f"CREATE TABLE t{n} (); RESET ROLE;" for n in (1, 2)})
+    files = folder(
+        {f"00{n}_a.sql": f"CREATE TABLE t{n} (); RESET ROLE;" for n in (1, 2)}
+        | {"003_c.sql": "-- no-transaction\nCREATE TABLE t3 ();\nCREATE TABLE t4 ();"}
+    )
 
-    finished = slipway(env=login.environ, migrations=files, role="slipway_able")
-    again = slipway(env=login.environ, migrations=files, role="slipway_able")
+    finished = slipway(env=login.environ, migrations=files, role=able, lock=lock)
+    again = slipway(env=login.environ, migrations=files, role=able, lock=lock)
 
     assert finished.code == 0, finished
     assert again.code == 0, again
-    assert await database.applied() == ["001_a.sql", "002_a.sql"]
+    assert await database.applied() == ["001_a.sql", "002_a.sql", "003_c.sql"]
 
 
 async def test_role_that_does_not_exist_is_an_access_failure(
