@@ -730,6 +730,26 @@ async def test_foreign_table_with_the_name_of_the_journal_is_a_conflict(
     assert await database.fetch("SELECT FROM pg_class WHERE relname = 'log'") == []
 
 
+async def test_journal_that_lets_no_row_in_is_named_and_nothing_is_done(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    assert slipway(env=database.environ, migrations=folder({"001_a.sql": without_transaction("SELECT 1")})).code == 0
+    await database.execute(
+        "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''full''; END';"
+        "CREATE TRIGGER no BEFORE INSERT ON schema_migrations_steps FOR EACH ROW EXECUTE FUNCTION no()"
+    )
+
+    finished = slipway(env=database.environ, migrations=folder({"002_b.sql": without_transaction(LOG)}))
+
+    assert finished.code == 23, finished
+    assert finished.outcome
+    assert finished.outcome["message"].splitlines()[0] == (
+        "002_b.sql could not be journalled: full (SQLSTATE P0001); this is about the history table "
+        '"public"."schema_migrations"'
+    )
+    assert await database.fetch("SELECT FROM pg_class WHERE relname = 'log'") == []
+
+
 # --- extensions -------------------------------------------------------------------------------------------------
 
 UPDATABLE = """

@@ -609,6 +609,26 @@ async def test_leftover_on_a_toast_table_does_not_stop_a_role_that_may_not_look_
     assert await is_valid(database, "a_n")
 
 
+async def test_invalid_indexes_that_are_another_owners_or_no_leftovers_are_left_alone(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    """To drop the one would be refused, and the other was never a REINDEX's."""
+    owner = await database.create_role("mend_reindexer")
+    await make_journal(owner, folder, slipway)
+    await owner.execute("CREATE TABLE a (n int); CREATE INDEX a_n ON a (n)")
+    await database.execute("CREATE TABLE other AS SELECT 1 AS n FROM generate_series(1, 2)")
+    await owner.execute("CREATE TABLE mine AS SELECT 1 AS n FROM generate_series(1, 2)")
+    for login, index in ((database, "other_ccnew ON other"), (owner, "half_built ON mine")):
+        with pytest.raises(asyncpg.UniqueViolationError):
+            await login.execute(f"CREATE UNIQUE INDEX CONCURRENTLY {index} (n)")
+
+    finished = await run_with_in_flight("REINDEX TABLE CONCURRENTLY a", owner, folder, slipway, before=[])
+
+    assert finished.code == 0, finished
+    assert REPEATED in finished.err
+    assert await invalid_indexes(database) == ["half_built", "other_ccnew"]
+
+
 async def test_reindex_that_ended_unseen_may_be_repeated(database: Database, folder: Folder, slipway: Slipway) -> None:
     await make_journal(database, folder, slipway)
     await database.execute(f"{TABLE}; CREATE INDEX a_n ON a (n)")
@@ -822,6 +842,7 @@ async def test_unfinished_files_do_not_touch_each_others_rows(
 
     assert finished.code == 0, finished
     assert TOOK_EFFECT in finished.err
+    assert "starting over" not in finished.err
     for n in builds:
         assert f"00{n}_b.sql:2: what an earlier run had in flight here did not take effect, and is repeated" in (
             finished.err
