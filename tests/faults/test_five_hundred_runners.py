@@ -31,7 +31,7 @@ pytestmark = pytest.mark.faults
 
 RUNNERS = 500
 MAX_CONNECTIONS = 100
-LONG = 600.0
+LONG = 1200.0
 APPLIED = {
     "001_log.sql": "CREATE TABLE log (version int); CREATE TABLE big AS SELECT n FROM generate_series(1, 1e4) n;"
 }
@@ -140,8 +140,8 @@ async def test_five_hundred_runners_apply_each_file_once_and_leave_room(
             slipway.start(
                 env=runner.environ,
                 migrations=(old, new)[number % 2],
-                wait_timeout="5m",
-                lock_timeout="5m",
+                wait_timeout="15m",
+                lock_timeout="15m",
                 limit=LONG,
             )
             for number in range(RUNNERS)

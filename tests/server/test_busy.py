@@ -389,9 +389,14 @@ async def test_prepared_transaction_is_named_as_what_it_is(
     assert f"{TIMED_OUT}, held by a prepared transaction (see pg_prepared_xacts) (MIGRATE_DDL" in finished.err
 
 
-async def autovacuumed(embedded: Embedded) -> Database:
+async def autovacuumed(embedded: Embedded, *, gives_way_after: str = "1s") -> Database:
     """A server whose autovacuum has just begun to clean a table of `owner`, `a`, which will take it minutes."""
-    cluster = embedded.cluster(autovacuum_naptime="1s", autovacuum_vacuum_cost_delay="100ms", vacuum_cost_limit=1)
+    cluster = embedded.cluster(
+        autovacuum_naptime="1s",
+        autovacuum_vacuum_cost_delay="100ms",
+        vacuum_cost_limit=1,
+        deadlock_timeout=gives_way_after,
+    )
     database = cluster.start().database
     owner = await database.create_role("owner")
     await owner.execute(
@@ -425,10 +430,10 @@ async def test_autovacuum_gives_way(embedded: Embedded, folder: Folder, slipway:
 async def test_autovacuum_is_named_as_what_it_is(
     privileged: bool, worker: str, embedded: Embedded, folder: Folder, slipway: Slipway
 ) -> None:
-    database = await autovacuumed(embedded)
+    database = await autovacuumed(embedded, gives_way_after="1min")
     login = database if privileged else database.login("owner")
 
-    finished = await up(slipway, login, folder(ALTER), ddl_retry="0")
+    finished = await up(slipway, login, folder(ALTER), ddl_retry="0", ddl_lock_timeout="3s")
 
     assert finished.code == 12, finished
     assert re.search(rf"{TIMED_OUT}, held by pid \d+ \({worker}[^)]*\)", finished.err), finished
