@@ -94,7 +94,7 @@ async def wait_for_answer(
                 connection = await open_connection(location, next(numbers))
                 return connection, await ask(connection, first_query)
         except Exception as error:
-            if location.read_again() and not heals(error):
+            if location.read_again() and verdict(error) in {AccessRefused, BadConfiguration}:
                 raise DatabaseUnavailable(f"{describe(error)}; the settings have changed since") from None
             raise
 

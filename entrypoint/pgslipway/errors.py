@@ -57,6 +57,8 @@ class Problem:
         """Return the place and the text."""
         return f"{self.place}{self.joint}{self.text}" if self.file else self.text
 
+    __repr__ = __str__
+
 
 class SlipwayError(Exception):
     """A failure that was foreseen; its text is for the operator, complete and without a secret."""

@@ -76,7 +76,7 @@ def merge(values: "Mapping[str, str]") -> tuple[dict[str, str], dict[str, str]]:
     """
     merged = {variable: value for variable, value in values.items() if variable != URL}
     settings = {}
-    for key, value in url_parameters(values[URL].rstrip("\r\n")).items() if URL in values else ():
+    for key, value in url_parameters(values[URL].lstrip(" ").rstrip("\r\n")).items() if URL in values else ():
         if (variable := f"PG{key.upper().replace('_', '')}") in PG_VARIABLES:
             merged[variable] = value
         else:
@@ -130,7 +130,9 @@ def split_host(text: str) -> tuple[str, str] | None:
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         colon, port = rest[:1], rest[1:]
-        is_host = bool(bracket and host) and set(host) <= IPV6 and (not rest or (colon == ":" and bool(port)))
+        is_host = (
+            bool(bracket) and host.count(":") > 1 and set(host) <= IPV6 and (not rest or (colon == ":" and bool(port)))
+        )
     else:
         host, colon, port = text.rpartition(":")
         if not colon or (text.startswith("/") and not is_digits(port, len(port))):

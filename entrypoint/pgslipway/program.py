@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -9,6 +10,7 @@ from contextlib import closing
 from . import config
 from .config import Config
 from .errors import INTERNAL_ERROR, UP_TO_DATE, BadConfiguration, Problem, SlipwayError, Stopped
+from .libpq import PG_VARIABLES
 from .log import set_up_logging
 from .outcome import Outcome, write_outcome
 from .request import Options, Request
@@ -29,6 +31,8 @@ DEFAULTS = {"wait": {"MIGRATE_WAIT_TIMEOUT": "10m"}}
 
 def run_command(arguments: Sequence[str], environ: Mapping[str, str], stop: Stop) -> int:
     """Run a command and report how it ended; return the exit code."""
+    for variable in [name for name in PG_VARIABLES if os.environ.get(name) == ""]:
+        del os.environ[variable]  # empty counts as unset; the driver would take PGPASSWORD= for a password
     started = time.monotonic()
     applied: list[str] = []
     settings = config.from_environ(environ, {}, needs_database=False)

@@ -1,6 +1,7 @@
 """The text of a setting, from a variable or a file, and its value: plain functions, without a heavy import."""
 
 import os
+import stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,8 +79,8 @@ def contents(path: str) -> bytes:
         return FROM_PIPES[path]
     with open(path, "rb") as file:
         content = file.read()
-    if not os.path.isfile(path):
-        FROM_PIPES[path] = content
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            FROM_PIPES[path] = content
     return content
 
 
@@ -87,7 +88,7 @@ def shown(path: str) -> str:
     """Return a path for a message; nothing of a text that may be the secret itself instead of its file's path."""
     folder = path.lstrip(".")
     is_path = len(path) - len(folder) <= 2 and folder.startswith("/") and 2 <= len(folder) <= 201
-    return f" {path}:" if is_path and ":" not in path and len(path.split()) == 1 else ""
+    return f" {path}:" if is_path and ":" not in path and path.split() == [path] else ""
 
 
 def redact(text: str) -> str:

@@ -266,6 +266,20 @@ async def test_run_goes_on_where_a_second_connection_has_no_password_any_more(
     assert finished.code == 0, finished
 
 
+@pytest.mark.parametrize("variable", ["PGPASSWORD", "PGPASSFILE"])
+def test_empty_variable_leaves_the_usual_password_file_alone(
+    variable: str, cluster: Cluster, folder: Folder, slipway: Slipway, tmp_path: Path
+) -> None:
+    database = cluster.server.database()
+    (passfile := tmp_path / ".pgpass").write_text(passfile_line(database, database.password))
+    passfile.chmod(0o600)
+
+    finished = slipway(env=without_password(database) | {variable: "", "HOME": str(tmp_path)}, migrations=folder(FILES))
+
+    assert finished.code == 0, finished
+    assert "password file" not in finished.err
+
+
 # --- rotation ---------------------------------------------------------------------------------------------------
 
 

@@ -217,6 +217,25 @@ def test_only_one_line_end_is_dropped_from_a_file(tmp_path: Path) -> None:
     assert config.libpq["PGPASSWORD"] == " pass\n\r\n"
 
 
+@pytest.mark.parametrize("path", ["/a\n", "/a ", "/a b", "/a:b", "a", ".../a", "/"], ids=ascii)
+def test_value_that_may_be_the_secret_instead_of_its_path_is_not_shown(path: str) -> None:
+    config = from_environ({"PGUSER": "u", "PGSSLROOTCERT": path}, {})
+
+    assert config.problems == ("PGSSLROOTCERT: no such file, or none that may be looked at; give the path of one",)
+
+
+def test_blanks_before_a_url_do_no_harm() -> None:
+    config = from_environ({"DATABASE_URL": "  postgresql://bob@db/shop\n"}, {})
+
+    assert (config.problems, target(config.libpq)) == ((), "db:5432/shop")
+
+
+def test_plus_in_a_url_stands_for_itself() -> None:
+    config = from_environ({"DATABASE_URL": "postgresql://db/shop?user=bob&password=a+b"}, {})
+
+    assert config.libpq["PGPASSWORD"] == "a+b"
+
+
 TARGETS: dict[str, tuple[Mapping[str, str], str]] = {
     "url": ({"DATABASE_URL": URL}, "db:5433/shop"),
     "url-postgres": ({"DATABASE_URL": "postgres://bob:secret@db/shop"}, "db:5432/shop"),
