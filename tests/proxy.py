@@ -350,7 +350,7 @@ class FaultProxy(Proxy):
                     link.understand(message, from_client=from_client)
                     await self._pass(link, target, self._note(link, message, from_client=from_client))
             target.write_eof()
-        except ConnectionError:
+        except OSError:  # besides ConnectionError, ENOTCONN where the other end was reset meanwhile
             if not link.is_down:
                 link.reset()
 

@@ -69,8 +69,10 @@ class SlipwayError(Exception):
     state = ""
     """What became of the file that ran, once that is known; it follows the last problem."""
 
-    def __init_subclass__(cls, *, exit_code: int = 0, result: str) -> None:
-        cls.exit_code, cls.result = exit_code, result
+    def __init_subclass__(cls, *, exit_code: int | None = None, result: str) -> None:
+        cls.result = result
+        if exit_code is not None:
+            cls.exit_code = exit_code
 
     def __init__(self, *problems: "Problem | str") -> None:
         """Take everything that is wrong; a plain text has no place in a file."""

@@ -361,14 +361,14 @@ async def test_interrupted_call_is_25_until_a_person_has_decided(
 @pytest.fixture
 def buggy(tmp_path: Path) -> Iterator[str]:
     """An image of ours with one line of it changed for the worse."""
-    source = (ROOT / "entrypoint" / "pgslipway" / "plan.py").read_text()
+    source = (ROOT / "entrypoint" / "pgslipway" / "engine" / "plan.py").read_text()
     assert source.count(BUG[0]) == 1
     context = tmp_path / "buggy"
     context.mkdir()
     (context / "plan.py").write_text(source.replace(*BUG))
     (context / "empty").touch()
-    cache = "/app/pgslipway/__pycache__/plan.cpython-313.pyc"  # empty, so that Python reads the source
-    (context / "Dockerfile").write_text(f"FROM {IMAGE}\nCOPY plan.py /app/pgslipway/\nCOPY empty {cache}\n")
+    cache = "/app/pgslipway/engine/__pycache__/plan.cpython-313.pyc"  # empty, so that Python reads the source
+    (context / "Dockerfile").write_text(f"FROM {IMAGE}\nCOPY plan.py /app/pgslipway/engine/\nCOPY empty {cache}\n")
     tag = f"pgslipway-test-{secrets.token_hex(6)}"
     built = build(context, tag)
     assert built.code == 0, built

@@ -267,11 +267,12 @@ async def test_run_goes_on_where_a_second_connection_has_no_password_any_more(
 
 
 @pytest.mark.parametrize("variable", ["PGPASSWORD", "PGPASSFILE"])
-def test_empty_variable_leaves_the_usual_password_file_alone(
+async def test_empty_variable_leaves_the_usual_password_file_alone(
     variable: str, cluster: Cluster, folder: Folder, slipway: Slipway, tmp_path: Path
 ) -> None:
     database = cluster.server.database()
-    (passfile := tmp_path / ".pgpass").write_text(passfile_line(database, database.password))
+    await database.execute(f"ALTER ROLE {database.user} PASSWORD 'plain'")  # the driver keeps backslashes
+    (passfile := tmp_path / ".pgpass").write_text("*:*:*:*:plain\n")
     passfile.chmod(0o600)
 
     finished = slipway(env=without_password(database) | {variable: "", "HOME": str(tmp_path)}, migrations=folder(FILES))
