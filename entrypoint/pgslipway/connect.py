@@ -1,7 +1,6 @@
 """Wait for Postgres: a connection once a query was answered."""
 
 import asyncio
-import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 else:
     Connection = asyncpg.Connection  # which takes no parameter at run time
 Answer = TypeVar("Answer")
-logger = logging.getLogger(__name__)
 
 APPLICATION_NAME = "pgslipway"
 KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6}

@@ -9,6 +9,7 @@ import shutil
 import string
 import subprocess
 import sys
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -21,10 +22,10 @@ from pgslipway.passfile import find_password
 from servers import CERTIFIED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from conftest import Folder, Slipway
+    from conftest import Folder, Process, Slipway
     from servers import Certificates, Cluster, Database, Server
 
 FILES = {"001_a.sql": "CREATE TABLE a ();"}
@@ -226,10 +227,11 @@ def test_password_may_come_through_a_pipe(database: Database, folder: Folder, tm
     assert done.returncode == 0, done
 
 
-async def test_second_connection_knows_the_password_though_its_file_is_gone(
-    database: Database, folder: Folder, slipway: Slipway, mounted: Callable[[str, str], Path]
-) -> None:
-    secret = mounted("secret", database.password)
+@asynccontextmanager
+async def kept_waiting(
+    database: Database, folder: Folder, slipway: Slipway, secret: Path
+) -> AsyncIterator[tuple[Process, int]]:
+    """A run whose table is in use until the block ends, and the pid of who uses it; the password is in `secret`."""
     await database.execute("CREATE TABLE busy ()")
     async with database.connection() as other:
         await other.execute("BEGIN; LOCK TABLE busy")
@@ -238,8 +240,16 @@ async def test_second_connection_knows_the_password_though_its_file_is_gone(
             migrations=folder({"001_a.sql": "ALTER TABLE busy ADD COLUMN n int;"}),
         )
         process.wait_for_log("connected to")
+        yield process, other.get_server_pid()
+
+
+async def test_second_connection_knows_the_password_though_its_file_is_gone(
+    database: Database, folder: Folder, slipway: Slipway, mounted: Callable[[str, str], Path]
+) -> None:
+    secret = mounted("secret", database.password)
+    async with kept_waiting(database, folder, slipway, secret) as (process, pid):
         secret.unlink()
-        process.wait_for_log(f"held by pid {other.get_server_pid()}")
+        process.wait_for_log(f"held by pid {pid}")
     finished = await asyncio.to_thread(process.finish)
 
     assert finished.code == 0, finished
@@ -250,14 +260,7 @@ async def test_run_goes_on_where_a_second_connection_has_no_password_any_more(
 ) -> None:
     database = cluster.server.database()
     secret = mounted("secret", database.password)
-    await database.execute("CREATE TABLE busy ()")
-    async with database.connection() as other:
-        await other.execute("BEGIN; LOCK TABLE busy")
-        process = slipway.start(
-            env=without_password(database) | {"PGPASSWORD_FILE": str(secret)},
-            migrations=folder({"001_a.sql": "ALTER TABLE busy ADD COLUMN n int;"}),
-        )
-        process.wait_for_log("connected to")
+    async with kept_waiting(database, folder, slipway, secret) as (process, _):
         secret.unlink()
         await database.execute(f"ALTER ROLE {database.user} PASSWORD 'another'")
         process.wait_for_log(f"nobody can be asked what it is doing: PGPASSWORD_FILE: {secret}: No such file")
