@@ -195,7 +195,7 @@ async def test_full_disk_stops_a_file_and_room_lets_it_go_on(
     database: Database, folder: Folder, slipway: Slipway
 ) -> None:
     """16 MB: the first time there is no room for the table, then none for its index, then for both."""
-    await database.execute("COPY (SELECT) TO PROGRAM 'mkdir -p /small/faults'")
+    await database.execute("COPY (SELECT) TO PROGRAM 'cat > /dev/null; mkdir -p /small/faults'")
     await database.execute("CREATE TABLESPACE small LOCATION '/small/faults'")
     await database.execute("CREATE TABLE log (step int)")
     await database.execute(FILLER.format(name="filler", rows=7000))

@@ -674,7 +674,7 @@ def test_statement_that_takes_too_long_has_failed(slipway: Slipway, database: Da
 
 @pytest.mark.docker_only
 async def test_full_disk_has_failed_the_migration(slipway: Slipway, database: Database, folder: Folder) -> None:
-    await database.execute("COPY (SELECT) TO PROGRAM 'mkdir -p /small/space'")
+    await database.execute("COPY (SELECT) TO PROGRAM 'cat > /dev/null; mkdir -p /small/space'")
     await database.execute("CREATE TABLESPACE small LOCATION '/small/space'")
     fill = "CREATE TABLE a TABLESPACE small AS SELECT repeat('x', 1000) FROM generate_series(1, 100000);"
 
