@@ -21,7 +21,7 @@ What steers a run and never leaves it:
     StartOver: connect, lock, read the history and plan anew
         NewSession: the same file again, on a new session
     Busy: the tables of a file, or its history row, are in use; the same file again
-    NothingRan: Postgres refused a whole message; the same file in three messages
+    Unplaced: a MigrationFailed without a place; the same file in three messages, or once more to find the line
     NotInTransaction: the same statement outside a transaction
 
 No heavy import here, as in every module that a start with nothing to do shares with the rest.
@@ -132,6 +132,13 @@ class MigrationFailed(SlipwayError, exit_code=24, result="migration failed"):
     """Postgres refused a statement; the file was rolled back, earlier ones are kept."""
 
 
+class Unplaced(MigrationFailed, result="migration failed"):
+    """Postgres refused a message with a piece of a file, and gave no place in the piece.
+
+    It is the file's failure only if our own SQL was not in that message.
+    """
+
+
 class HalfDone(SlipwayError, exit_code=25, result="half done"):
     """A non-transactional file stopped where only a person can tell what happened."""
 
@@ -163,10 +170,6 @@ class Busy(Exception):
         """The lock that was waited for and its holders, where they were seen."""
         self.recording = recording
         """The busy table is the history: another runner is applying the same file."""
-
-
-class NothingRan(Exception):
-    """A syntax error, with which Postgres refuses a whole message; the file sent alone tells it better."""
 
 
 class NotInTransaction(Exception):

@@ -46,7 +46,10 @@ CREATE = """CREATE TABLE {table} (
     checksum TEXT, minimum_version BIGINT)"""
 TRANSACTION_ENDED = "this file ended the transaction it ran in"
 ROW_REMOVED = "this file removed its own row from the history"
-"""Neither is the name of a parameter, so that setting it fails, with this text in the error."""
+ROW_HIDDEN = "this file turned on row-level security that hides the rows of the history"
+TABLE_CHANGED = "this file changed the columns or the key of the history table"
+FINDINGS = (TRANSACTION_ENDED, ROW_REMOVED, ROW_HIDDEN, TABLE_CHANGED)
+"""None of them is the name of a parameter, so that setting it fails, with this text in the error."""
 TYPES = {
     "version": {"smallint", "integer", "bigint"},
     "filename": {"text", "character varying"},
@@ -54,6 +57,11 @@ TYPES = {
     "checksum": {"text"},
     "minimum_version": {"bigint"},
 }
+# Tells of a row of the table whether its columns are as TYPES says, and whether there is an index. For each file this
+# is asked anew, so it is the cheapest question that finds a type changed by a loop over all tables, or the key dropped.
+IS_FIT = f"""pg_catalog.concat_ws(' ', {", ".join(f"pg_catalog.pg_typeof({name})" for name in TYPES)})
+    ~ '^{" ".join(f"({'|'.join(sorted(types))})" for types in TYPES.values())}$'
+    AND pg_catalog.pg_indexes_size(tableoid) > 0"""
 OURS = {"checksum": "TEXT", "minimum_version": "BIGINT"}
 """Our own columns: nullable, added to a table that lacks them."""
 
@@ -183,10 +191,6 @@ class History:
             kind = AccessRefused
         return kind(f"{doing}: {error} (SQLSTATE {state}); this is about the history table {self.name}")
 
-    def is_about(self, error: asyncpg.PostgresError) -> bool:
-        """Tell whether a constraint that was violated is one of the table's."""
-        return (error.schema_name, error.table_name) == (self.schema, self.table)
-
     def record_sql(self, migration: Migration, minimum_version: int | None, condition: str) -> str:
         """Return the SQL that records `migration` as applied if `condition` holds; its tag counts the row."""
         return f"""
@@ -200,17 +204,24 @@ class History:
         return f"SELECT FROM {self.name} WHERE version = {migration.version}"
 
     def verify_sql(self, migration: Migration) -> str:
-        """Return SQL that fails unless this transaction wrote the row of `migration`.
+        """Return SQL that fails unless this transaction wrote the row of `migration`, and the table is still fit.
 
-        It fails with TRANSACTION_ENDED when another one did, with ROW_REMOVED when there is none. A COMMIT that the
-        splitter could not see leaves a row with the xmin of an earlier transaction: so this asks for its own.
+        It fails with one of FINDINGS. A COMMIT that the splitter could not see leaves a row with the xmin of an earlier
+        transaction: so this asks for its own.
         """
-        row = self.row_sql(migration)
+        table = f"{quote_literal(self.name)}::pg_catalog.regclass"
         return f"""
-            SELECT pg_catalog.set_config(
-                CASE WHEN EXISTS ({row}) THEN {quote_literal(TRANSACTION_ENDED)} ELSE {quote_literal(ROW_REMOVED)} END,
-                '', true
-            ) WHERE NOT EXISTS ({row} AND xmin = pg_catalog.pg_current_xact_id()::pg_catalog.xid)"""
+            SELECT pg_catalog.set_config(CASE
+                WHEN finding <> '' THEN finding
+                WHEN pg_catalog.row_security_active({table}) THEN {quote_literal(ROW_HIDDEN)}
+                ELSE {quote_literal(ROW_REMOVED)} END, '', true)
+              FROM (SELECT pg_catalog.max(CASE
+                        WHEN xmin <> pg_catalog.pg_current_xact_id()::pg_catalog.xid
+                        THEN {quote_literal(TRANSACTION_ENDED)}
+                        WHEN NOT ({IS_FIT}) THEN {quote_literal(TABLE_CHANGED)}
+                        ELSE '' END) AS finding
+                      FROM {self.name} WHERE version = {migration.version}) AS row
+             WHERE finding IS DISTINCT FROM ''"""
 
 
 @contextmanager

@@ -220,10 +220,11 @@ async def test_file_that_removes_its_history_row_is_not_committed(
 async def test_commit_that_cannot_be_seen_in_a_large_file_is_found_out(
     ends: str, is_kept: bool, database: Database, folder: Folder, slipway: Slipway
 ) -> None:
-    """Read as the file says from its second statement on, the third one is three, and a comment."""
+    """Read as the first piece of the file says, the next one has a statement more, and a comment."""
     hidden = f"SELECT '\\''; {ends}; -- '"
-    text = f"SELECT set_config('standard_conforming_strings', 'off', false);\n{hidden};\nCREATE TABLE a ();\n"
-    files = folder({"001_a.sql": text + f"-- {'x' * 78}\n" * 13_000})
+    padding = f"-- {'x' * 78}\n" * 13_000
+    text = f"SELECT set_config('standard_conforming_strings', 'off', false);\n{padding}{hidden};\nCREATE TABLE a ();\n"
+    files = folder({"001_a.sql": text})
     assert (files / "001_a.sql").stat().st_size > 1 << 20
 
     finished = slipway(env=database.environ, migrations=files)

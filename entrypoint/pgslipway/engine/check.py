@@ -12,6 +12,8 @@ from ..migrations import Migration
 from .message import NO_TRANSACTION, excerpt
 from .sql import SqlError, Statement, folded, leading_comments, statements
 
+PIECE = 1 << 16
+"""Bytes of a large file that are sent at once: the memory of both sides stays bounded."""
 At: TypeAlias = Callable[[int, str], Problem]
 """Makes a problem of a byte of the file and a message."""
 
@@ -78,7 +80,9 @@ class Contents:
     """The BEGIN and COMMIT around the whole file; they are not sent, since every file is a transaction."""
     count: int = 0
     is_large: bool = False
-    """It is sent statement by statement."""
+    """It is sent in pieces."""
+    pieces: list[int] = field(default_factory=list)
+    """The first byte of each piece: statements of some PIECE bytes together, or a longer one alone."""
     session_state: list[Problem] = field(default_factory=list)
     """Problems of a file without a transaction where a pooler gives it no session of its own."""
     outside: list[Problem] = field(default_factory=list)
@@ -116,6 +120,8 @@ def examine(source: Source, contents: Contents, at: At) -> None:
     control = []
     for statement in statements(source):
         contents.count += 1
+        if not contents.pieces or statement.start - contents.pieces[-1] >= PIECE:
+            contents.pieces.append(statement.start)
         if CONTROL.match(statement.text):
             control.append((contents.count, statement))
         if message := refusal(statement, source, contents.transactional):

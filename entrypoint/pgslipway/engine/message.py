@@ -31,24 +31,43 @@ class Sent:
     start: int
     """The first byte of the piece."""
     text: str
-    before: int = 0
-    """Characters of our own before the piece in the message."""
+    before: str = ""
+    """Our own text before the piece in the message."""
+    is_statement: bool = False
+    """The piece is one statement: an error without a position is about it."""
 
-    def offset(self, position: str | None) -> int | None:
-        """Return the byte of the file at a position (characters of the message, from 1); None outside the piece.
+    def offset(self, position: str | None, encoding: str = "UTF8") -> int | None:
+        """Return the byte of the file at a position (from 1, in the message); None outside the piece.
 
-        An error at the end of the input has the position after the last character.
+        An error at the end of the input has the position after the last character. Positions count characters, but in
+        a database that has no `encoding` (SQL_ASCII) bytes.
         """
-        place = int(position or 0) - 1 - self.before
-        return self.start + len(self.text[:place].encode()) if 0 <= place <= len(self.text) else None
+        if position is None and self.is_statement:
+            return self.start
+        size = (lambda text: len(text.encode())) if encoding == "SQL_ASCII" else len
+        place = int(position or 0) - 1 - size(self.before)
+        if not 0 <= place <= size(self.text):
+            return None
+        return self.start + (place if encoding == "SQL_ASCII" else len(self.text[:place].encode()))
+
+    @property
+    def lines(self) -> tuple[int, int]:
+        """The numbers of the piece's first and last line."""
+        first = line_of(self.source, self.start)
+        return first, first + self.text.rstrip().count("\n")
+
+
+def line_of(source: Source, offset: int) -> int:
+    """Return the number of the line that byte `offset` is in. Works on a mapped file without copying it."""
+    return 1 + sum(1 for _ in NEWLINE.finditer(source, 0, offset))
 
 
 def excerpt(filename: str, source: Source, offset: int, message: str) -> Problem:
     """Return the problem `message` at its line, which is shown below it with a caret.
 
-    `offset` is in bytes, 0-based. Works on a mapped file without copying it.
+    `offset` is in bytes, 0-based.
     """
-    number = 1 + sum(1 for _ in NEWLINE.finditer(source, 0, offset))
+    number = line_of(source, offset)
     start = source.rfind(b"\n", 0, offset) + 1
     end = source.find(b"\n", offset)
     before = source[max(start, offset - 4 * WIDTH) : offset].decode(errors="ignore")[-WIDTH // 2 :]
@@ -61,24 +80,31 @@ def excerpt(filename: str, source: Source, offset: int, message: str) -> Problem
     return Problem(f"{message}\n  {number} | {line.rstrip()}\n  {margin} | {padding}^", filename, number)
 
 
-def explain(error: asyncpg.PostgresError, filename: str, sent: Sent | None = None, line: int = 0) -> Problem:
+def explain(
+    error: asyncpg.PostgresError, filename: str, sent: Sent | None = None, line: int = 0, encoding: str = "UTF8"
+) -> Problem:
     """Return everything that `error` says, at its place in the piece that was sent.
 
-    Where Postgres gives no position in it, `line` is named, or the file alone.
+    Where Postgres gives no position in it, `line` is named, or the file alone. `encoding` is the database's.
     """
     fields = error.as_dict()
     message = str(fields.get("message") or error)
-    offset = sent.offset(fields.get("position")) if sent else None
+    offset = sent.offset(fields.get("position"), encoding) if sent else None
     if sent is None or offset is None:
         problem = Problem(message, filename, line)
     else:
         problem = excerpt(filename, sent.source, offset, message)
-    problem.text = "\n".join([problem.text, *details({key: str(value) for key, value in fields.items() if value})])
+    said = {key: str(value) for key, value in fields.items() if value}
+    problem.text = "\n".join([problem.text, *details(said, encoding)])
     return problem
 
 
-def details(fields: dict[str, str]) -> Iterator[str]:
-    """Yield the lines below the message: Postgres's additions, and our hint."""
+def details(fields: dict[str, str], encoding: str) -> Iterator[str]:
+    """Yield the lines below the message: the query inside a function, Postgres's additions, and our hint."""
+    if query := fields.get("internal_query"):
+        inside = Sent(query.encode(), 0, query, is_statement=True)
+        offset = inside.offset(fields.get("internal_position"), encoding)
+        yield excerpt("", inside.source, offset or 0, "in the query that it ran:").text
     for key in ("detail", "hint", "context"):
         if key in fields:
             yield f"{key}: {fields[key]}"

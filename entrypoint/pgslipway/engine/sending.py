@@ -12,8 +12,8 @@ import asyncpg
 from ..config import Config
 from ..connect import APPLICATION_NAME, Connection
 from ..driver_errors import BROKEN, BUSY, describe, root
-from ..errors import Busy, ConnectionLost, MigrationFailed, Problem, StartOver, TableBusy
-from ..history import ROW_REMOVED, TRANSACTION_ENDED, History
+from ..errors import Busy, ConnectionLost, MigrationFailed, Problem, StartOver, TableBusy, Unplaced
+from ..history import FINDINGS, TRANSACTION_ENDED, UNREADABLE, History
 from ..migrations import Migration
 from ..quote import milliseconds
 from .check import Contents
@@ -35,6 +35,11 @@ ORPHAN_CHECK = "2s"
 LOST = {"57P01", "57P02", "57P03", "25P03", "57P05"}
 """SQLSTATEs with which a server takes the connection away, besides class 08."""
 NO_FILE = "no file was being applied"
+HALF_COMMITTED = (
+    "so a part of it is committed and it counts as applied: look at the schema, mend it by hand, and take BEGIN, "
+    "COMMIT and ROLLBACK out of the file"
+)
+LEAVE_ALONE = "a file must leave it alone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +56,28 @@ class Job:
         """The migration's filename."""
         return self.migration.filename
 
-    def failure(self, error: asyncpg.PostgresError, sent: Sent | None, line: int) -> Problem:
-        """Return why the server refused SQL of the file, or its commit."""
-        if TRANSACTION_ENDED in str(error):
-            return Problem(
-                f"{TRANSACTION_ENDED}, so a part of it is committed and it counts as applied: look at the schema, mend "
-                "it by hand, and take BEGIN, COMMIT and ROLLBACK out of the file",
-                self.filename,
-            )
-        if ROW_REMOVED in str(error):
-            return Problem(f"{ROW_REMOVED}, {self.history.name}; a file must leave the history alone", self.filename)
-        return explain(server_error(error), self.filename, sent, line)
+    def failure(self, error: asyncpg.PostgresError, sent: Sent | None, line: int, encoding: str) -> MigrationFailed:
+        """Return why the server refused SQL of the file, or its commit where there is neither `sent` nor `line`."""
+        finding = next((finding for finding in FINDINGS if finding in str(error)), "")
+        if finding == TRANSACTION_ENDED:
+            return MigrationFailed(Problem(f"{finding}, {HALF_COMMITTED}", self.filename))
+        problem = explain(server_error(error), self.filename, sent, line, encoding)
+        if sent and not problem.line:
+            if self.contents.is_large:
+                first, last = sent.lines
+                problem.line, problem.text = first, f"{problem.text}\none of the statements in lines {first} to {last}"
+            return Unplaced(problem)
+        is_at_commit = not problem.line
+        name = self.history.name
+        if finding:
+            problem.text = f"{finding}, {name}; {LEAVE_ALONE}"
+        elif is_at_commit and isinstance(error, UNREADABLE) and error.position:  # in our own SQL, not in a trigger
+            problem.text = f"this file dropped or changed the history table, {name}: {error}; {LEAVE_ALONE}"
+        elif is_at_commit:
+            problem.text = f"at COMMIT: {problem.text}"
+        elif f'"{self.history.table}"' in str(error):
+            problem.text += f"\nhint: {name} is pgslipway's history table; {LEAVE_ALONE}, or set MIGRATE_TABLE"
+        return MigrationFailed(problem)
 
 
 def settings(config: Config) -> dict[str, str]:
@@ -86,8 +102,8 @@ async def file_sql(
 ) -> AsyncIterator[None]:
     """Translate the failures of a file's SQL in the block.
 
-    Raises Busy, MigrationFailed with the place as far as `sent` or `line` tells it, and ConnectionLost with `if_lost`,
-    the state of the file then.
+    Raises Busy, MigrationFailed with the place as far as `sent` or `line` tells it (else Unplaced), and ConnectionLost
+    with `if_lost`, the state of the file then.
     """
     try:
         async with lost_while(if_lost):
@@ -95,7 +111,8 @@ async def file_sql(
     except BUSY as error:
         raise watch.busy(error, line) from error
     except asyncpg.PostgresError as error:
-        raise MigrationFailed(job.failure(error, sent, line)) from error
+        encoding = watch.held.connection.get_settings().server_encoding
+        raise job.failure(error, sent, line, encoding) from error
 
 
 @asynccontextmanager
@@ -180,7 +197,7 @@ async def rolled_back_on_failure(connection: Connection, name: str) -> AsyncIter
         in_transaction = not connection.is_closed() and connection.is_in_transaction()
         with suppress(*BROKEN):
             await connection.execute("ROLLBACK", timeout=STOP_TIMEOUT)
-            if in_transaction and isinstance(error, MigrationFailed):
+            if in_transaction and isinstance(error, MigrationFailed) and TRANSACTION_ENDED not in str(error):
                 error.state = f"{name} was rolled back"
             elif in_transaction and isinstance(error, asyncio.CancelledError):
                 logger.warning("%s: cancelled and rolled back", name)

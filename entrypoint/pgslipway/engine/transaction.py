@@ -12,18 +12,17 @@ Killed anywhere, a file is applied and recorded, or neither.
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterator
-from contextlib import suppress
-
-import asyncpg
 
 from ..connect import Connection
 from ..driver_errors import BROKEN
-from ..errors import HistoryConflict, MigrationFailed, NothingRan, Problem, StartOver
+from ..errors import HistoryConflict, MigrationFailed, Problem, StartOver, Unplaced
 from ..files import Source
 from .check import Contents
 from .lock import Held
 from .message import Sent
+from .replay import SHORT, find
 from .sending import (
     POOLED_NAME,
     POOLED_STATE,
@@ -37,7 +36,7 @@ from .sending import (
     see_through,
     settings_sql,
 )
-from .sql import statements, text_start
+from .sql import text_start
 from .watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -46,6 +45,8 @@ RECORDED = "INSERT 0 1"
 """The tag that says that a history row was written."""
 STILL_OURS = "SELECT 1"
 """The tag that says that a file was committed and did not drop the lock."""
+STOPPED = {"08", "40", "53", "57"}
+"""Classes of SQLSTATE after which a file is not run again to learn more: connection, conflict, resources, operator."""
 
 
 async def apply(held: Held, job: Job, watch: Watch, *, at_once: bool) -> bool:
@@ -55,18 +56,26 @@ async def apply(held: Held, job: Job, watch: Watch, *, at_once: bool) -> bool:
     StartOver, ConnectionLost, AccessRefused, HistoryConflict, DatabaseUnavailable; after each of them nothing of the
     file is left, but after ConnectionLost, where the history tells.
     """
-    connection = held.connection
-    async with rolled_back_on_failure(connection, job.filename):
-        await asyncio.sleep(0)  # we may be cancelled since the last file was committed
-        # Postgres reads a message before it runs any of it, so also before we could set how strings are read.
-        if at_once and connection.get_settings().standard_conforming_strings == "on":
-            with suppress(NothingRan):
-                return await send_at_once(held, job, watch)
-        await begin(held, job, watch)
-        with notices(connection, job.filename):
-            with watch.over(job.filename):
-                await send(connection, job, watch)
-            return await commit(held, job, watch)
+    await asyncio.sleep(0)  # we may be cancelled since the last file was committed
+    started, settled = time.monotonic(), None
+    # Postgres reads a message before it runs any of it, so also before we could set how strings are read.
+    if at_once and held.connection.get_settings().standard_conforming_strings == "on":
+        try:
+            return await send_at_once(held, job, watch)
+        except Unplaced as failure:
+            settled = None if may_repeat(failure, started) else failure
+    try:
+        return await send_in_three(held, job, watch, settled)
+    except Unplaced as failure:
+        if may_repeat(failure, started):
+            failure.args = (await find(held, job, begin_sql(job, watch, held.condition), failure),)
+        raise
+
+
+def may_repeat(failure: Unplaced, started: float) -> bool:
+    """Tell whether the file may be run again to learn more: not if something stopped it, nor if it takes long."""
+    state = getattr(failure.__cause__, "sqlstate", None) or ""
+    return state[:2] not in STOPPED and time.monotonic() - started < SHORT
 
 
 def if_lost(job: Job) -> str:
@@ -75,28 +84,40 @@ def if_lost(job: Job) -> str:
 
 
 async def send_at_once(held: Held, job: Job, watch: Watch) -> bool:
-    """Apply a file in one message; True if the lock is still ours then. Raises as `apply` does, and NothingRan."""
+    """Apply a file in one message; True if the lock is still ours then. Raises as `apply` does.
+
+    Unplaced leaves open whether the file failed or our own SQL in that message.
+    """
     source = job.migration.read()
     start, text = next(parts(source, job.contents), (0, ""))
     before = f"-- {job.filename}\n{begin_sql(job, watch, 'true')};\n"
-    try:
+    sent = Sent(source, start, text, before)
+    async with rolled_back_on_failure(held.connection, job.filename):
+        try:
+            with notices(held.connection, job.filename), watch.over(job.filename):
+                async with file_sql(job, watch, if_lost(job), sent=sent):
+                    # The row first, so that a second runner waits on its key; COMMIT last, so that a failure anywhere
+                    # in the message leaves nothing of it.
+                    return await held.connection.execute(f"{before}{text}\n;{finish_sql(held, job)}") == STILL_OURS
+        except asyncio.CancelledError:
+            if not await was_committed(held, job):
+                raise
+            cancel_again()
+            return False
+
+
+async def send_in_three(held: Held, job: Job, watch: Watch, settled: MigrationFailed | None) -> bool:
+    """Apply a file in three messages; True if the lock is still ours then. Raises as `apply` does.
+
+    The first one tells whether it is our own SQL that fails. If it is not, `settled` is the failure, if there is one.
+    """
+    async with rolled_back_on_failure(held.connection, job.filename):
+        await begin(held, job, watch)
+        if settled:
+            raise settled
         with notices(held.connection, job.filename), watch.over(job.filename):
-            async with file_sql(job, watch, if_lost(job), sent=Sent(source, start, text, len(before))):
-                # The row first, so that a second runner waits on its key; COMMIT last, so that a failure anywhere
-                # in the message leaves nothing of it.
-                return await held.connection.execute(f"{before}{text}\n;{finish_sql(held, job)}") == STILL_OURS
-    except asyncio.CancelledError:
-        if not await was_committed(held, job):
-            raise
-        cancel_again()
-        return False
-    except MigrationFailed as failed:
-        error = failed.__cause__
-        if isinstance(error, asyncpg.PostgresSyntaxError) and not held.connection.is_in_transaction():
-            raise NothingRan from error
-        if isinstance(error, asyncpg.UniqueViolationError) and job.history.is_about(error):
-            raise StartOver(f"{job.filename} was applied by another runner") from error
-        raise
+            await send(held.connection, job, watch)
+            return await commit(held, job, watch)
 
 
 async def was_committed(held: Held, job: Job) -> bool:
@@ -149,20 +170,18 @@ async def send(connection: Connection, job: Job, watch: Watch) -> None:
 def parts(source: Source, contents: Contents) -> Iterator[tuple[int, str]]:
     """Yield (first byte, text) of each piece of a file to send; nothing where it has no statement.
 
-    BEGIN and COMMIT around the file are left out: as blanks in a small file, so that positions stay true.
+    BEGIN and COMMIT around the file are left out: as blanks, so that positions stay true.
     """
     if not contents.count:
         return
-    if contents.is_large:
-        for statement in statements(source):
-            if statement not in contents.wrapper:
-                yield statement.start, source[statement.start : statement.end].decode()
-        return
-    text = bytearray(source)
-    for statement in contents.wrapper:
-        text[statement.start : statement.end] = b" " * (statement.end - statement.start)
-    start = text_start(source)
-    yield start, text[start:].decode()
+    starts = contents.pieces if contents.is_large else [text_start(source)]
+    for start, end in zip(starts, [*starts[1:], len(source)], strict=True):
+        text = bytearray(source[start:end])
+        for statement in contents.wrapper:
+            if start <= statement.start < end:
+                text[statement.start - start : statement.end - start] = b" " * (statement.end - statement.start)
+        if text.strip(b" ;\n"):
+            yield start, text.decode()
 
 
 async def commit(held: Held, job: Job, watch: Watch) -> bool:
