@@ -46,7 +46,7 @@ CREATE = """CREATE TABLE {table} (
     checksum TEXT, minimum_version BIGINT)"""
 TRANSACTION_ENDED = "this file ended the transaction it ran in"
 ROW_REMOVED = "this file removed its own row from the history"
-ROW_HIDDEN = "this file turned on row-level security that hides the rows of the history"
+ROW_HIDDEN = "row-level security hides the row of this file"
 TABLE_CHANGED = "this file changed the columns or the key of the history table"
 FINDINGS = (TRANSACTION_ENDED, ROW_REMOVED, ROW_HIDDEN, TABLE_CHANGED)
 """None of them is the name of a parameter, so that setting it fails, with this text in the error."""
@@ -181,8 +181,9 @@ class History:
 
     def failure(self, error: asyncpg.PostgresError, doing: str) -> SlipwayError:
         """Return the failure for a refusal of the server that is about the table; `doing` names its consequence."""
-        if ROW_REMOVED in str(error):
-            return HistoryConflict(f"{doing}: a trigger on {self.name} lets no row in; remove it")
+        if finding := finding_in(error):
+            trigger = f"a trigger on {self.name} lets no row in; remove it"
+            return HistoryConflict(f"{doing}: {trigger if finding == ROW_REMOVED else f'{finding}, {self.name}'}")
         state = error.sqlstate or ""
         kind: type[SlipwayError] = HistoryConflict
         if state[:2] in HEALING:
@@ -222,6 +223,11 @@ class History:
                         ELSE '' END) AS finding
                       FROM {self.name} WHERE version = {migration.version}) AS row
              WHERE finding IS DISTINCT FROM ''"""
+
+
+def finding_in(error: asyncpg.PostgresError) -> str:
+    """Return the finding of `History.verify_sql` with which SQL failed; empty where it failed otherwise."""
+    return next((finding for finding in FINDINGS if finding in str(error)), "")
 
 
 @contextmanager

@@ -275,7 +275,7 @@ TOUCHED = {
     ),
     "row_hidden": (
         "ALTER TABLE schema_migrations ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;",
-        f"this file turned on row-level security that hides the rows of the history, {{name}}; {LEAVE}",
+        f"row-level security hides the row of this file, {{name}}; {LEAVE}",
     ),
     "types_changed": (
         "ALTER TABLE schema_migrations ALTER COLUMN applied_at TYPE timestamp;",
@@ -315,3 +315,17 @@ async def test_file_that_touches_the_history_is_told_so_and_rolled_back(
     assert finished.outcome
     assert finished.outcome["message"].endswith(f"\n{name} was rolled back")
     assert await database.applied() == list(earlier)
+
+
+async def test_table_that_a_file_without_a_transaction_changes_is_a_conflict(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    change = "-- no-transaction\nALTER TABLE schema_migrations ALTER COLUMN applied_at TYPE timestamp;"
+
+    finished = slipway(env=database.environ, migrations=folder({"001_a.sql": change}))
+
+    assert finished.code == 23, finished
+    assert (
+        "001_a.sql is done, and the next run records it; now it could not be recorded: this file changed the columns "
+        'or the key of the history table, "public"."schema_migrations"'
+    ) in finished.err

@@ -13,7 +13,7 @@ from ..config import Config
 from ..connect import APPLICATION_NAME, Connection
 from ..driver_errors import BROKEN, BUSY, describe, root
 from ..errors import Busy, ConnectionLost, MigrationFailed, Problem, StartOver, TableBusy, Unplaced
-from ..history import FINDINGS, TRANSACTION_ENDED, UNREADABLE, History
+from ..history import TRANSACTION_ENDED, UNREADABLE, History, finding_in
 from ..migrations import Migration
 from ..quote import milliseconds
 from .check import Contents
@@ -58,7 +58,7 @@ class Job:
 
     def failure(self, error: asyncpg.PostgresError, sent: Sent | None, line: int, encoding: str) -> MigrationFailed:
         """Return why the server refused SQL of the file, or its commit where there is neither `sent` nor `line`."""
-        finding = next((finding for finding in FINDINGS if finding in str(error)), "")
+        finding = finding_in(error)
         if finding == TRANSACTION_ENDED:
             return MigrationFailed(Problem(f"{finding}, {HALF_COMMITTED}", self.filename))
         problem = explain(server_error(error), self.filename, sent, line, encoding)
