@@ -6,8 +6,11 @@ import asyncio
 import secrets
 from typing import TYPE_CHECKING
 
+import asyncpg
 import pytest
 
+from pgslipway import run_migrations
+from pgslipway.errors import MigrationFailed
 from servers import eventually
 
 if TYPE_CHECKING:
@@ -50,11 +53,11 @@ FAILURES = {
         ),
     ),
     "after_a_savepoint": (
-        "SAVEPOINT one; INSERT INTO t VALUES (1, 'a');\nROLLBACK TO one;\nINSERT INTO t VALUES (1, NULL);",
+        f"SAVEPOINT one;\n{MANY}ROLLBACK TO one;\nINSERT INTO t VALUES (1, NULL);",
         (
-            '{name}:3: null value in column "note" of relation "t" violates not-null constraint\n'
-            "  3 | INSERT INTO t VALUES (1, NULL);\n"
-            "    | ^\n"
+            '{name}:303: null value in column "note" of relation "t" violates not-null constraint\n'
+            "  303 | INSERT INTO t VALUES (1, NULL);\n"
+            "      | ^\n"
             "detail: Failing row contains (1, null).\n"
             "about: table t, column note\n"
             "SQLSTATE 23502\n"
@@ -102,6 +105,29 @@ async def test_failure_without_a_position_has_the_statements_line(
     assert name not in await database.applied()
 
 
+@pytest.mark.parametrize(
+    "again",
+    ["", "SELECT CASE WHEN currval('runs') > 1 THEN 'one'::text::int END;"],
+    ids=["nothing", "another_statement"],
+)
+async def test_line_is_not_lent_by_another_failure(
+    database: Database, folder: Folder, slipway: Slipway, again: str
+) -> None:
+    """The second run of the statements, which ends with COMMIT here, goes another way than the first."""
+    await database.execute("CREATE SEQUENCE runs")
+    sql = f"BEGIN;\nCREATE TABLE a ();\nSELECT 1 / (nextval('runs') - 1);\n{again}\nCOMMIT;"
+
+    finished = slipway(env=database.environ, migrations=folder({"001_a.sql": sql}))
+
+    assert finished.code == 24, finished
+    assert finished.outcome
+    assert finished.outcome["message"] == "001_a.sql: division by zero\nSQLSTATE 22012\n001_a.sql was rolled back"
+    (row,) = await database.fetch(
+        "SELECT to_regclass('a'), last_value, (SELECT count(*) FROM schema_migrations) FROM runs"
+    )
+    assert tuple(row) == (None, 2, 0)
+
+
 async def test_failure_in_a_large_file_has_the_statements_line(
     database: Database, folder: Folder, slipway: Slipway
 ) -> None:
@@ -124,6 +150,38 @@ async def test_large_file_that_was_stopped_is_not_run_again_and_says_where_it_wa
     assert finished.code == 24, finished
     assert "001_t.sql:10838: canceling statement due to statement timeout\n" in finished.err
     assert "one of the statements in lines 10838 to 11004\n" in finished.err
+    assert (await database.fetch("SELECT last_value FROM runs"))[0][0] == 1
+
+
+@pytest.mark.parametrize("name", ["001_first.sql", "003_later.sql"])
+async def test_file_that_was_stopped_is_not_run_again(
+    database: Database, folder: Folder, slipway: Slipway, name: str
+) -> None:
+    await database.execute("CREATE SEQUENCE runs")
+    files = folder({"001_first.sql": "", "002_b.sql": ""} | {name: "SELECT nextval('runs');\nSELECT pg_sleep(60);"})
+
+    finished = slipway(env=database.environ, migrations=files, statement_timeout="500ms")
+
+    assert finished.code == 24, finished
+    assert (
+        f"{name}: canceling statement due to statement timeout\nSQLSTATE 57014\n{name} was rolled back" in finished.err
+    )
+    assert (await database.fetch("SELECT last_value FROM runs"))[0][0] == 1
+
+
+@pytest.mark.parametrize("name", ["001_first.sql", "003_later.sql"])
+async def test_file_that_took_long_is_not_run_again(
+    database: Database, folder: Folder, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("pgslipway.engine.transaction.SHORT", 0.0)
+    await database.execute("CREATE SEQUENCE runs")
+    files = folder({"001_first.sql": "", "002_b.sql": ""} | {name: "SELECT nextval('runs');\nSELECT 1 / 0;"})
+
+    async with asyncpg.create_pool(database.url, min_size=1, max_size=1) as pool:
+        with pytest.raises(MigrationFailed) as caught:
+            await run_migrations(pool, files)
+
+    assert str(caught.value) == f"{name}: division by zero\nSQLSTATE 22012\n{name} was rolled back"
     assert (await database.fetch("SELECT last_value FROM runs"))[0][0] == 1
 
 
