@@ -30,7 +30,7 @@ from testcontainers.core.container import DockerContainer
 from testcontainers.core.image import DockerImage
 from testcontainers.core.network import Network
 
-from pgslipway.engine.lock import lock_key
+from pgslipway.engine.lock_sql import lock_key
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator

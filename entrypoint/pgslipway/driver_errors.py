@@ -18,8 +18,18 @@ HEALING = {"08", "25", "40", "53", "57", "58", "XX"}
 """Classes of SQLSTATE that may pass: connection, read-only, conflict, resources, operator, system, internal."""
 CERTIFICATE_FILES = {"PEM", "X509"}
 """The parts of OpenSSL that complain when a certificate's file or a key's cannot be used."""
-POOLER_REFUSES = re.compile(r"unsupported|no such|auth|not allowed|SSL|TLS", re.IGNORECASE)
-"""PgBouncer's words (with 08P01 for everything) when trying again cannot help."""
+STATEMENT_POOLING = "not allowed in statement pooling mode"
+POOLERS_SAY: list[tuple[str, str, type[SlipwayError]]] = [
+    ("08P01", f"{STATEMENT_POOLING}|^unsupported .*startup parameter", BadConfiguration),
+    ("08P01", "no such (database|user)|authentication failed|login (rejected|not allowed)|^not allowed", AccessRefused),
+    ("08P01", "wrong password type|no authentication method|SASL|(SSL|TLS) required", AccessRefused),
+    ("08P01", "no username|(username|password) too long|empty password|bouncer config error", AccessRefused),
+    # PgBouncer before 1.20 gives its own SQLSTATE to what Postgres answers to its login.
+    ("08P01", '(database|role) ".*" does not exist|not permitted to log in|permission denied', AccessRefused),
+    ("08P01", "pg_hba.conf|not currently accepting connections", AccessRefused),
+    ("XX000", "Tenant or user not found", AccessRefused),
+]
+"""SQLSTATE and words with which poolers, PgBouncer and Supabase's, refuse what trying again cannot help."""
 
 
 def heals(error: BaseException) -> bool:
@@ -60,8 +70,9 @@ def by_sqlstate(error: asyncpg.PostgresError) -> type[SlipwayError]:
     state = error.sqlstate or ""
     if state == "57P03" and "Hot standby mode is disabled" in (error.detail or ""):
         return AccessRefused
-    if state == "08P01" and POOLER_REFUSES.search(str(error)):
-        return BadConfiguration if "unsupported startup" in str(error) else AccessRefused
+    for pooler_state, words, meaning in POOLERS_SAY:
+        if state == pooler_state and re.search(words, str(error)):
+            return meaning
     if state in {"42704", "22023"}:
         return BadConfiguration
     return DatabaseUnavailable if state[:2] in HEALING or state == "55P03" else AccessRefused
@@ -94,6 +105,8 @@ def describe(error: BaseException | None) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     if isinstance(error, ssl.SSLError) and is_about_a_file(error):
         return f"{text}; look at PGSSLCERT, PGSSLKEY (without a passphrase), PGSSLROOTCERT and PGSSLCRL"
+    if STATEMENT_POOLING in text:
+        return f"{text}; have the pooler use pool_mode=transaction or pool_mode=session"
     if "connection_lost()" in text:
         return "the server closed the connection"  # the driver's own words are about itself
     return " ".join(text.split()) or type(error).__name__

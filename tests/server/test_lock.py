@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from pgslipway import run_migrations
-from pgslipway.engine.lock import lock_key
+from pgslipway.engine.lock_sql import lock_key
 from servers import eventually, pgbouncer
 from unfinished import in_flight, is_valid, steps_of, without_transaction
 

@@ -62,7 +62,7 @@ class Poolers:
     def __call__(self, database: Database, mode: str, size: int = 2) -> Database:
         """The database behind a pooler."""
         if (mode, size) not in self._ports:
-            settings = MODES[mode] | {"default_pool_size": size}
+            settings = MODES.get(mode, {"pool_mode": mode}) | {"default_pool_size": size}
             self._ports[mode, size] = self._running.enter_context(pgbouncer(self._server, **settings)).port
         return database.at(self._ports[mode, size])
 
@@ -281,6 +281,95 @@ async def test_extension_update_is_refused_before_anything_is_applied(
 
     assert finished.code == 20, finished
     assert await database.fetch("SELECT FROM pg_class WHERE oid = to_regclass('a')") == []
+
+
+NEEDS_TWO = "behind a pooler a run needs two server connections, one to hold the migration lock and one to work on"
+
+
+@pytest.mark.parametrize(
+    ("given", "cause"),
+    [
+        ({"PGDATABASE": "nowhere"}, 'database "nowhere" does not exist'),
+        ({"PGUSER": "nobody"}, "SASL authentication failed"),
+        ({"PGPASSWORD": "of somebody else"}, "SASL authentication failed"),
+    ],
+    ids=["database", "user", "password"],
+)
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+async def test_who_is_not_let_in_is_refused_as_without_a_pooler(
+    mode: str, given: dict[str, str], cause: str, pooled: Poolers, database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    environ = pooled(database, mode).environ | given
+    finished = await asyncio.to_thread(slipway, env=environ, migrations=folder({"001_a.sql": ""}), wait_timeout="20s")
+
+    assert finished.code == 22, finished
+    assert finished.outcome
+    assert finished.outcome["message"] == (
+        f"{environ['PGHOST']}:{environ['PGPORT']}/{environ['PGDATABASE']}: {cause}; check the user and its "
+        "privileges, the password, the database and the TLS settings"
+    )
+
+
+@pytest.mark.parametrize(
+    "command", [["up"], ["wait"], ["status"], ["plan"], ["resolve", "1", "--done"]], ids=lambda given: given[0]
+)
+async def test_statement_mode_is_refused_by_every_command(
+    command: list[str], pooled: Poolers, database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    finished = await up(slipway, pooled(database, "statement"), folder({"001_a.sql": ""}), *command)
+
+    assert finished.code == 20, finished
+    assert (
+        "transaction blocks not allowed in statement pooling mode; have the pooler use pool_mode=transaction or "
+        "pool_mode=session"
+    ) in finished.err
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+async def test_pool_of_one_is_refused_at_once_and_given_back(
+    mode: str, pooled: Poolers, database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    through = pooled(database, mode, 1)
+    finished = await up(slipway, through, folder({"001_a.sql": ""}), wait_timeout="100s")
+
+    assert finished.code == 20, finished
+    assert finished.outcome
+    assert finished.outcome["message"] == (
+        f"{NEEDS_TWO}, and this pool has one; raise default_pool_size or max_db_connections of PgBouncer, connect to "
+        "Postgres directly, or set MIGRATE_LOCK=session where the pooler's mode is session"
+    )
+    assert finished.outcome["seconds"] < 30
+    assert await through.execute("SELECT 1") == "SELECT 1"
+
+
+async def test_pool_of_one_is_enough_for_a_lock_in_the_session(
+    pooled: Poolers, database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    finished = await up(slipway, pooled(database, "session", 1), folder(FILES), lock="session")
+
+    assert finished.code == 0, finished
+    await assert_all_done_once(database)
+
+
+async def test_application_that_uses_up_the_pool_for_a_while_is_waited_for(
+    pooled: Poolers, database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    """Its place will be free one day, unlike that of a pool which has none."""
+    through = pooled(database, "transaction")
+    files = folder({"001_a.sql": ""})
+    async with through.connection() as application:
+        await application.execute("BEGIN; SELECT 1")
+        gave_up = await up(slipway, through, files, wait_timeout="5s")
+        process = slipway.start(env=through.environ, migrations=files)
+        process.wait_for_log("connected to")
+        await application.execute("COMMIT")
+        finished = await asyncio.to_thread(process.finish)
+
+    assert [gave_up.code, finished.code] == [10, 0], f"{gave_up}{finished}"
+    assert gave_up.outcome
+    assert gave_up.outcome["message"] == (
+        f"{through.target}: no answer in time (gave up after MIGRATE_WAIT_TIMEOUT=5s); {NEEDS_TWO}"
+    )
 
 
 # --- busy tables ------------------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ from typing import TypeAlias
 from ..connect import connect, reconnect
 from ..engine.check import check as check_file
 from ..engine.journal import NOT_BEGUN, Journal
-from ..engine.lock import ANYTHING, lock
+from ..engine.lock import lock
+from ..engine.lock_sql import ANYTHING
 from ..engine.preflight import preview
 from ..engine.recovery import rule_of, wait_for_orphan
 from ..engine.sending import own_sql

@@ -5,7 +5,6 @@ then waits for it for ever. So a waiter asks, sleeps and asks again, and stops w
 """
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
@@ -21,9 +20,27 @@ from tenacity import AsyncRetrying, RetryError, retry_if_result, stop_after_dela
 from ..config import Config
 from ..connect import ATTEMPT_TIMEOUT, Connection, close, connect, open_another, reconnect
 from ..driver_errors import BROKEN
-from ..errors import BadConfiguration, Locked
+from ..errors import BadConfiguration, DatabaseUnavailable, Locked
 from ..history import UNREADABLE, History
 from ..retry import pause
+from .lock_sql import (
+    ANYTHING,
+    BEGIN,
+    DONE,
+    HELD_BY,
+    HOLDER,
+    IS_ALONE,
+    IS_DIRECT,
+    IS_LOCKED,
+    KEEP,
+    LOCKED,
+    TRY_LOCK,
+    UNLOCK,
+    WAIT,
+    is_ours_sql,
+    lock_key,
+    try_sql,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -35,52 +52,15 @@ LONGEST_PAUSE = 5.0
 """Seconds; the pause between polls is random below it: many waiters stay below a query, and a connection, a second."""
 HOLDER_INTERVAL = 10.0
 """Seconds between two looks who holds the lock."""
-IS_DIRECT = "SELECT 1 WHERE pg_catalog.pg_backend_pid() = {pid}"
-LOCKED, DONE, WAIT = "SELECT 2", "SELECT 1", "SELECT 0"
-# Two rows where the lock is ours now, none where it is not and something is pending, one where nothing is.
-TRY = "SELECT FROM pg_catalog.generate_series(1, CASE WHEN {lock} THEN 2 WHEN EXISTS ({undone}) THEN 0 ELSE 1 END)"
-"""Its tag is the answer: a simple query leaves no portal open, whose snapshot would stop concurrent index builds."""
-ANYTHING = "SELECT"
-"""The query that says that something is pending."""
+PATIENCE_BESIDE = 3.0
+"""Seconds that a pooler may take to give a second server connection before the server is asked who has them."""
+NEEDS_TWO = "behind a pooler a run needs two server connections, one to hold the migration lock and one to work on"
+MORE_PLACES = (
+    "raise default_pool_size or max_db_connections of PgBouncer, connect to Postgres directly, or set "
+    "MIGRATE_LOCK=session where the pooler's mode is session"
+)
 NOT_TOLD = (*UNREADABLE, asyncpg.LockNotAvailableError)
 """The failures of a question to a history that is not there yet, or that somebody works on."""
-LIFT_TIMEOUTS = """
-SELECT pg_catalog.set_config(name, '0', {is_local})
-  FROM (VALUES ('idle_in_transaction_session_timeout'), ('transaction_timeout'), ('statement_timeout')) AS t (name)
- WHERE pg_catalog.current_setting(name, true) IS NOT NULL;
-"""
-NO_TIMEOUTS = {
-    "LOCAL": LIFT_TIMEOUTS.format(is_local="true"),
-    "SESSION": LIFT_TIMEOUTS.format(is_local="false"),
-}
-"""Until the transaction ends, or the session; by a query, since older servers do not know all of them. The view of all
-settings would do as well, but takes ten times as long, and this is sent for each file."""
-BEGIN = f"BEGIN ISOLATION LEVEL READ COMMITTED; {NO_TIMEOUTS['LOCAL']}"
-KEEP = "SET idle_session_timeout = 0;"
-"""The server would end an idle session that holds the lock."""
-TRY_LOCK = "pg_catalog.pg_try_advisory_lock({key}) AND pg_catalog.pg_try_advisory_lock_shared({key})"
-"""A session holds it in both modes, which never disturb each other in one session."""
-IS_LOCKED = """
-CASE WHEN pg_catalog.pg_advisory_unlock_shared({key}) THEN pg_catalog.pg_try_advisory_lock_shared({key}) ELSE false END
-"""
-"""That the session still has the lock, told by giving the shared one back and taking it again while the other one keeps
-everybody out: a look into pg_locks takes some tenths of a millisecond, and this is asked for each file."""
-UNLOCK = "SELECT pg_catalog.pg_advisory_unlock_shared({key}), pg_catalog.pg_advisory_unlock({key})"
-# The rows of pg_locks that are this lock in this database; it shows the key as two unsigned halves.
-IS_OURS = """
-l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-AND l.classid = '{high}'::pg_catalog.oid AND l.objid = '{low}'::pg_catalog.oid
-AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
-"""
-HELD_BY = "EXISTS (SELECT FROM pg_catalog.pg_locks l WHERE l.pid = {pid} AND {is_ours})"
-# Who holds the lock: a pid to recognise the session by, and a description for people.
-HOLDER = """
-SELECT l.pid, pg_catalog.format('pid %s (%s from %s, connected since %s)', l.pid,
-           coalesce(nullif(a.application_name, ''), 'unknown'), coalesce(a.client_addr::text, 'a local socket'),
-           coalesce(pg_catalog.date_trunc('second', a.backend_start)::text, 'an unknown time')) AS name
-  FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a USING (pid)
- WHERE {is_ours}
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +160,7 @@ async def lock(connection: Connection, config: Config, history: History, undone_
     `undone_sql` returns a row as long as something is pending. `connection` is used for the first try and closed when
     that was in vain; where the caller gave it, no other is opened, and it stays open. Behind a pooler the lock sits in
     a transaction on a connection of its own. Raises Locked after the lock timeout, BadConfiguration where a second
-    connection would be needed.
+    connection is needed and cannot be had.
     """
     may_connect = config.location is not None
     waiting = Waiting(history, undone_sql, await is_direct(connection, config))
@@ -198,7 +178,7 @@ async def lock(connection: Connection, config: Config, history: History, undone_
             return
         another = partial(open_another, config) if may_connect else None
         if not waiting.is_direct:
-            work = await holding.enter_async_context(reconnect(config))
+            work = await holding.enter_async_context(reconnect_beside(waiting.connection, config))
             holder = await find_holder(work, waiting.key)
             condition = HELD_BY.format(pid=holder["pid"] if holder else 0, is_ours=is_ours_sql(waiting.key))
             yield Held(work, condition, is_direct=False, another=another)
@@ -222,6 +202,28 @@ async def use(connection: Connection, first_query: Query, *, closes: bool) -> As
             await close(connection)
 
 
+@asynccontextmanager
+async def reconnect_beside(holder: Connection, config: Config) -> AsyncIterator[Connection]:
+    """Open the connection for the work, beside the one that holds the lock.
+
+    A pool of one has no place for it, now or later: raises BadConfiguration for it soon, since the application waits
+    for that place as well. Raises DatabaseUnavailable where others kept all places, until the wait timeout.
+    """
+    async with AsyncExitStack() as opened:
+        opening = asyncio.ensure_future(opened.enter_async_context(reconnect(config)))
+        try:
+            await asyncio.wait({opening}, timeout=PATIENCE_BESIDE)
+            if not opening.done() and await holder.execute(IS_ALONE, timeout=ATTEMPT_TIMEOUT) == "SELECT 1":
+                raise BadConfiguration(f"{NEEDS_TWO}, and this pool has one; {MORE_PLACES}")
+            work = await opening
+        except DatabaseUnavailable as error:
+            raise DatabaseUnavailable(f"{error}; {NEEDS_TWO}") from error
+        finally:
+            opening.cancel()
+            await asyncio.wait({opening})
+        yield work
+
+
 async def wait(poll: Callable[[], Awaitable[bool | None]], waiting: Waiting, config: Config) -> bool:
     """Poll until the lock is held (True) or nothing is pending any more (False). Raises Locked."""
     limit = config.lock_timeout or inf
@@ -243,11 +245,6 @@ async def wait(poll: Callable[[], Awaitable[bool | None]], waiting: Waiting, con
         ) from error
 
 
-def try_sql(lock: str, undone: str) -> str:
-    """Return the query that evaluates the condition `lock`, and, where that is false, the query `undone`."""
-    return TRY.format(lock=lock, undone=undone)
-
-
 async def is_direct(connection: Connection, config: Config) -> bool:
     """Tell whether a session can hold the lock: not behind a pooler, where the backend has another pid."""
     if config.lock != "auto":
@@ -266,15 +263,3 @@ async def find_holder(connection: Connection, key: int) -> asyncpg.Record | None
     """Return pid and description of the session that holds the lock."""
     async with connection.transaction():  # the two messages of a fetch must reach the same backend
         return await connection.fetchrow(HOLDER.format(is_ours=is_ours_sql(key)))
-
-
-def lock_key(schema: str, table: str) -> int:
-    """Return the key of the advisory lock, a signed 64-bit number; it must stay as it is for ever."""
-    digest = hashlib.sha256(f"pgslipway:{schema}.{table}".encode()).digest()
-    return int.from_bytes(digest[:8], signed=True)
-
-
-def is_ours_sql(key: int) -> str:
-    """Return the condition that finds the lock in pg_locks."""
-    unsigned = key % 2**64
-    return IS_OURS.format(high=unsigned >> 32, low=unsigned % 2**32)

@@ -11,13 +11,13 @@ import asyncpg
 
 from ..config import Config
 from ..connect import APPLICATION_NAME, Connection
-from ..driver_errors import BROKEN, BUSY, describe, root
-from ..errors import Busy, ConnectionLost, MigrationFailed, Problem, StartOver, TableBusy, Unplaced
+from ..driver_errors import BROKEN, BUSY, describe, root, verdict
+from ..errors import BadConfiguration, Busy, ConnectionLost, MigrationFailed, Problem, StartOver, TableBusy, Unplaced
 from ..history import TRANSACTION_ENDED, UNREADABLE, History, finding_in
 from ..migrations import Migration
 from ..quote import milliseconds
 from .check import Contents
-from .lock import NO_TIMEOUTS
+from .lock_sql import NO_TIMEOUTS
 from .message import Sent, explain
 from .watch import Watch
 
@@ -140,10 +140,15 @@ async def own_sql(
 
 @asynccontextmanager
 async def lost_while(state: str) -> AsyncIterator[None]:
-    """Translate a broken connection into ConnectionLost, with the `state` of the file then."""
+    """Translate a broken connection into ConnectionLost, with the `state` of the file then.
+
+    Raises BadConfiguration where it broke since a pooler ends every connection that begins a transaction.
+    """
     try:
         yield
     except BROKEN as error:
+        if verdict(error) is BadConfiguration and is_lost(error):
+            raise BadConfiguration(f"{describe(error)}; {state}") from error
         if is_lost(error):
             raise ConnectionLost(f"connection lost: {describe(error)}; {state}") from error
         raise
