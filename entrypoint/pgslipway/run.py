@@ -5,6 +5,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import asyncpg
+
 from .config import Config
 from .connect import Connection
 from .errors import DatabaseUnavailable, Locked, NewSession, StartOver
@@ -28,6 +30,8 @@ class Run:
     restarts: int = 0
     busy_since: dict[tuple[str, int], float] = field(default_factory=dict)
     """When a file, or a line of one that keeps the statements before it, first found its tables busy."""
+    claims: dict[str, list[asyncpg.UniqueViolationError]] = field(default_factory=dict)
+    """Why another runner seemed to have applied a file, for each time."""
     warned: set[str] = field(default_factory=set)
     """The warnings so far; the history is compared more than once."""
     missing: str = ""

@@ -7,9 +7,10 @@ from contextlib import closing
 from functools import partial
 from typing import TypeVar
 
+import asyncpg
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from ..errors import Busy, Locked, NewSession, Problem, SlipwayError, TableBusy
+from ..errors import Busy, Locked, NewSession, Problem, SlipwayError, StartOver, TableBusy
 from ..retry import after, failure_of
 from ..run import Run
 from . import steps, transaction
@@ -46,7 +47,12 @@ async def apply(run: Run, held: Held, job: Job, *, at_once: bool) -> bool:
             may = at_once and not job.contents.is_large and not is_told_apart(run, job)
             return transaction.apply(held, job, watch, at_once=may)
 
-        is_ours = await patiently(run, once, job.filename, needs_new_session=bool(job.contents.extensions))
+        try:
+            is_ours = await patiently(run, once, job.filename, needs_new_session=bool(job.contents.extensions))
+        except StartOver as error:
+            if isinstance(error.__cause__, asyncpg.UniqueViolationError):
+                run.claims.setdefault(job.filename, []).append(error.__cause__)
+            raise
     seconds = time.monotonic() - started
     run.applied.append(job.filename)
     logger.info("applied %s in %.0f ms", job.filename, seconds * 1000, extra={"file": job.filename, "seconds": seconds})

@@ -9,6 +9,7 @@ from ..errors import AccessRefused, BadConfiguration, BadMigrations, Problem
 from ..migrations import Applied, Migration
 from ..run import Run
 from .check import check
+from .hidden import refuse_hidden
 from .journal import NOT_BEGUN, Journal, Unfinished
 from .lock import Held, is_direct
 from .plan import compare
@@ -32,7 +33,8 @@ async def prepare(run: Run, held: Held) -> list[Job]:
     """Plan again, now under the lock, and check the pending files; return them, ready to be applied.
 
     Waits until the session of an earlier run that was killed works on none of them. Raises HistoryConflict,
-    BadMigrations with all problems, BadConfiguration, HalfDone, and Locked for a session that does not end.
+    AccessRefused, BadMigrations with all problems, BadConfiguration, HalfDone, and Locked for a session that does not
+    end.
     """
     journal = Journal(run.history)
     unfinished = await journal.unfinished(held.connection)
@@ -43,6 +45,7 @@ async def prepare(run: Run, held: Held) -> list[Job]:
     jobs = await check_all(run, held.connection, pending, unfinished, journal)
     if not held.is_direct:
         refuse_what_needs_a_session(jobs)
+    await refuse_hidden(run, held.connection, jobs)
     return jobs
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..connect import Connection
 from ..driver_errors import BROKEN
-from ..errors import StartOver
+from ..errors import HistoryConflict, Problem, StartOver
 from ..quote import quote_name
 from .journal import Entry, Journal
 from .lock import Held
@@ -124,9 +124,16 @@ class StepsSession:
         return file_sql(self.job, self.watch, if_lost, line=entry.line)
 
     async def add(self, sql: str) -> None:
-        """Send SQL whose last command adds a row to the journal. Raises StartOver where the lock was dropped."""
-        if await self.write(sql) != "INSERT 0 1":
-            raise StartOver("the migration lock was dropped")
+        """Send SQL whose last command adds a row to the journal.
+
+        Raises StartOver where the lock was dropped, HistoryConflict where something else keeps the row out.
+        """
+        if await self.write(sql) == "INSERT 0 1":
+            return
+        if await self.held.is_ours():
+            cause = f"a trigger or a rule on {self.journal.name} lets no row in; remove it"
+            raise HistoryConflict(Problem(f"could not be journalled: {cause}", self.job.filename, joint=" "))
+        raise StartOver("the migration lock was dropped")
 
     async def write(self, sql: str) -> str:
         """Send SQL that changes the journal, see it through, return its tag. Raises Busy, StartOver, SlipwayError."""
