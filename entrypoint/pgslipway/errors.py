@@ -16,8 +16,9 @@
     ├── HalfDone              25  a non-transactional file stopped where only a person can tell
     └── Stopped        130, 143  SIGINT, SIGTERM
 
-What steers a run and never leaves it:
+What steers a run; the first leaves it only where it comes again and again, and the rest never:
 
+    FilesChanged, a BadMigrations: read the folder, connect, lock and plan anew
     StartOver: connect, lock, read the history and plan anew
         NewSession: the same file again, on a new session
     Busy: the tables of a file, or its history row, are in use; the same file again
@@ -118,6 +119,10 @@ class BadConfiguration(SlipwayError, exit_code=20, result="bad configuration"):
 
 class BadMigrations(SlipwayError, exit_code=21, result="bad migration files"):
     """A name, an encoding or a statement that can never work."""
+
+
+class FilesChanged(BadMigrations, result="bad migration files"):
+    """A file is no longer the one that was discovered: a mounted ConfigMap changes while a run waits."""
 
 
 class AccessRefused(SlipwayError, exit_code=22, result="access refused"):

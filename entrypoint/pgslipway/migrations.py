@@ -5,8 +5,10 @@ from datetime import datetime
 from pathlib import Path
 
 from . import files
-from .errors import BadMigrations, Problem
+from .errors import FilesChanged, Problem
 from .files import Source
+
+CHANGED = "changed since this run began; run it again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,16 +23,15 @@ class Migration:
     def read(self) -> Source:
         """Return the file's bytes, or its mapping if it is large.
 
-        Raises BadMigrations if the file is no longer the one that was discovered: waiting for the lock may take
-        minutes, in which a mounted ConfigMap can change.
+        Raises FilesChanged if the file is no longer the one that was discovered.
         """
         try:
             source, checksum = files.read(self.path)
         except (OSError, UnicodeDecodeError) as error:
             cause = f"changed since this run began: {error}; run it again"
-            raise BadMigrations(Problem(cause, self.filename)) from error
+            raise FilesChanged(Problem(cause, self.filename)) from error
         if checksum != self.checksum:
-            raise BadMigrations(Problem("changed since this run began; run it again", self.filename))
+            raise FilesChanged(Problem(CHANGED, self.filename))
         return source
 
 

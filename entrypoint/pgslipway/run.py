@@ -9,14 +9,17 @@ import asyncpg
 
 from .config import Config
 from .connect import Connection
-from .errors import DatabaseUnavailable, Locked, NewSession, StartOver
+from .errors import DatabaseUnavailable, FilesChanged, Locked, NewSession, Problem, StartOver
 from .history import History
-from .migrations import Migration
+from .migrations import CHANGED, Migration, discover
+from .words import few
 
 logger = logging.getLogger(__name__)
 
 RESTARTS = 100
 """How often, besides once a file, a run may start over before it gives up."""
+CHANGES = 10
+"""How often a run may start over with other files before it gives up."""
 IN_RECOVERY = "SELECT 1 WHERE pg_catalog.pg_is_in_recovery()"
 
 
@@ -28,6 +31,10 @@ class Run:
     migrations: Sequence[Migration]
     applied: list[str] = field(default_factory=list)
     restarts: int = 0
+    changes: int = 0
+    """How often the files were other ones than before."""
+    folder: tuple[int, int, int] | None = None
+    """The folder's state when its files were last looked at."""
     busy_since: dict[tuple[str, int], float] = field(default_factory=dict)
     """When a file, or a line of one that keeps the statements before it, first found its tables busy."""
     claims: dict[str, list[asyncpg.UniqueViolationError]] = field(default_factory=dict)
@@ -36,6 +43,10 @@ class Run:
     """The warnings so far; the history is compared more than once."""
     missing: str = ""
     """The migrations that the last look of `wait` missed."""
+
+    def __post_init__(self) -> None:
+        """Note the state of the folder."""
+        self.folder = folder_state(self.config)
 
     @property
     def history(self) -> History:
@@ -59,9 +70,39 @@ class Run:
         """Note when a file, or a line of it, was first found busy."""
         self.busy_since.setdefault((file, line), time.monotonic())
 
-    def start_over(self, error: StartOver) -> None:
-        """Count one more start; one on a new session is bounded otherwise. Raises Locked when there were too many."""
+    def refuse_changed(self) -> None:
+        """Raise FilesChanged where the folder has other migrations now: waiting for the lock may take minutes."""
+        if (state := folder_state(self.config)) == self.folder:
+            return
+        self.folder = state
+        if changed := {one.filename for one in {*discover(self.config.dir)} ^ {*self.migrations}}:
+            raise FilesChanged(*(Problem(CHANGED, filename) for filename in sorted(changed)))
+
+    def start_over(self, error: StartOver | FilesChanged) -> None:
+        """Count one more start; one on a new session is bounded otherwise.
+
+        Raises Locked when there were too many, FilesChanged when the files did not stay the same, BadMigrations for
+        what they are now.
+        """
+        if isinstance(error, FilesChanged):
+            self.changes += 1
+            if self.changes > CHANGES:
+                raise error
+            changed = few([problem.file for problem in error.problems])
+            logger.info("starting over with the files as they are now; changed: %s", changed)
+            self.folder = folder_state(self.config)
+            self.migrations = discover(self.config.dir)
+            return
         self.restarts += not isinstance(error, NewSession)
         if self.restarts > len(self.migrations) + RESTARTS:
             raise Locked(f"the migration lock cannot be kept: {error}") from error
         logger.info("starting over: %s", error)
+
+
+def folder_state(config: Config) -> tuple[int, int, int] | None:
+    """Return a value that differs once the folder has other entries, which a ConfigMap's new content has as well."""
+    try:
+        found = config.dir.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns

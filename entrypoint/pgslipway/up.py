@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from .config import Config
 from .connect import Connection, connect
-from .errors import StartOver
+from .errors import FilesChanged, StartOver
 from .migrations import discover
 from .run import Run
 from .words import count, newest
@@ -37,7 +37,7 @@ async def up(config: Config, applied: list[str]) -> str:
 
 
 async def bring_up_to_date(run: Run, connect: Connect) -> None:
-    """Connect, look, and apply the pending migrations; start over whenever another runner got in between.
+    """Connect, look, and apply the pending migrations; start over when another runner got in between or files changed.
 
     Nothing pending costs one round trip after the handshake, takes no lock and writes nothing.
     """
@@ -47,7 +47,7 @@ async def bring_up_to_date(run: Run, connect: Connect) -> None:
                 if not is_current:
                     await apply_pending(run, connection)
                 return
-        except StartOver as error:
+        except (StartOver, FilesChanged) as error:
             run.start_over(error)
         await asyncio.sleep(uniform(0, LONGEST_PAUSE))  # noqa: S311
 

@@ -191,20 +191,6 @@ async def test_no_limit_is_a_limit_that_is_never_reached(database: Database, fol
     assert finished.code == 0, finished
 
 
-async def test_file_that_changes_while_the_lock_is_awaited_is_not_applied(
-    database: Database, folder: Folder, slipway: Slipway
-) -> None:
-    async with database.migration_lock():
-        waiter = slipway.start(env=database.environ, migrations=folder({"001_a.sql": "CREATE TABLE a ();"}))
-        await asyncio.to_thread(waiter.wait_for_log, "waiting for the migration lock")
-        folder({"001_a.sql": "CREATE TABLE b ();"})
-
-    finished = await asyncio.to_thread(waiter.finish)
-
-    assert finished.code == 21, finished
-    assert "001_a.sql: changed since this run began; run it again" in finished.err
-
-
 async def test_history_row_of_another_runner_is_waited_for_and_ends_as_locked(
     database: Database, folder: Folder, slipway: Slipway
 ) -> None:

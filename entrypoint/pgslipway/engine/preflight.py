@@ -32,10 +32,11 @@ SELECT name FROM pg_catalog.unnest($1::text[]) AS wanted (name)
 async def prepare(run: Run, held: Held) -> list[Job]:
     """Plan again, now under the lock, and check the pending files; return them, ready to be applied.
 
-    Waits until the session of an earlier run that was killed works on none of them. Raises HistoryConflict,
-    AccessRefused, BadMigrations with all problems, BadConfiguration, HalfDone, and Locked for a session that does not
-    end.
+    Waits until the session of an earlier run that was killed works on none of them. Raises FilesChanged,
+    HistoryConflict, AccessRefused, BadMigrations with all problems, BadConfiguration, HalfDone, and Locked for a
+    session that does not end.
     """
+    run.refuse_changed()
     journal = Journal(run.history)
     unfinished = await journal.unfinished(held.connection)
     pending = compare(run, await run.history.rows(held.connection)).pending
