@@ -233,13 +233,23 @@ def finding_in(error: asyncpg.PostgresError) -> str:
 
 @contextmanager
 def made_once(what: str) -> Iterator[None]:
-    """Raise StartOver where somebody else makes the same in the same moment, Busy where somebody has locked it."""
+    """Raise StartOver where somebody else makes the same in the same moment, Busy where somebody has locked it.
+
+    Raises AccessRefused where an event trigger refuses it: an error of ours has no function in its CONTEXT.
+    """
     try:
         yield
     except MADE as error:
         raise StartOver(f"somebody else made {what}: {error}") from error
     except BUSY as error:
         raise Busy(str(error)) from error
+    except asyncpg.PostgresError as error:
+        if not error.context or (error.sqlstate or "")[:2] in HEALING:
+            raise
+        raise AccessRefused(
+            f"{what} could not be made, since an event trigger of this database refuses it; have whoever keeps the "
+            f"database let this role make it (SQLSTATE {error.sqlstate}): {error}"
+        ) from error
 
 
 def check_columns(columns: Mapping[str, Column], table: str) -> None:

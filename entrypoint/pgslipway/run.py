@@ -9,7 +9,7 @@ import asyncpg
 
 from .config import Config
 from .connect import Connection
-from .errors import DatabaseUnavailable, FilesChanged, Locked, NewSession, Problem, StartOver
+from .errors import BadConfiguration, DatabaseUnavailable, FilesChanged, Locked, NewSession, Problem, StartOver
 from .history import History
 from .migrations import CHANGED, Migration, discover
 from .words import few
@@ -20,7 +20,17 @@ RESTARTS = 100
 """How often, besides once a file, a run may start over before it gives up."""
 CHANGES = 10
 """How often a run may start over with other files before it gives up."""
-IN_RECOVERY = "SELECT 1 WHERE pg_catalog.pg_is_in_recovery()"
+OLDEST = 14
+"""The oldest version of PostgreSQL that knows every setting that a run uses."""
+WRITES = """
+SELECT FROM pg_catalog.generate_series(1, CASE WHEN pg_catalog.pg_is_in_recovery() THEN 2
+    WHEN pg_catalog.current_setting('transaction_read_only')::bool THEN 1 ELSE 0 END)
+"""
+NO_WRITES = {
+    "SELECT 2": "the server is a standby, which takes no writes",
+    "SELECT 1": "the database takes no writes: its transactions are read-only (default_transaction_read_only)",
+}
+"""Why a run cannot write, by the tag of the question."""
 
 
 @dataclass(slots=True)
@@ -59,11 +69,10 @@ class Run:
         return History(self.config.schema, self.config.table)
 
     async def look(self, connection: Connection) -> bool:
-        """Tell whether there is nothing to do; if there is, the server must take writes."""
+        """Tell whether there is nothing to do; if there is, the server must be one that a run can write to."""
         if await self.history.is_current(connection, self.migrations):
             return True
-        if await connection.execute(IN_RECOVERY) == "SELECT 1":
-            raise DatabaseUnavailable("the server is a standby, which takes no writes")
+        await refuse_reader(connection)
         return False
 
     def note_busy(self, file: str, line: int) -> None:
@@ -97,6 +106,15 @@ class Run:
         if self.restarts > len(self.migrations) + RESTARTS:
             raise Locked(f"the migration lock cannot be kept: {error}") from error
         logger.info("starting over: %s", error)
+
+
+async def refuse_reader(connection: Connection) -> None:
+    """Raise BadConfiguration for a server that is too old, DatabaseUnavailable for one that takes no writes now."""
+    if connection.get_server_version().major < OLDEST:
+        version = connection.get_settings().server_version
+        raise BadConfiguration(f"the server is PostgreSQL {version}; pgslipway needs PostgreSQL {OLDEST} or newer")
+    if reason := NO_WRITES.get(await connection.execute(WRITES)):
+        raise DatabaseUnavailable(reason)
 
 
 def folder_state(config: Config) -> tuple[int, int, int] | None:

@@ -268,6 +268,66 @@ async def test_trigger_that_drops_the_row_is_named(database: Database, folder: F
     assert await database.applied() == ["001_a.sql"]
 
 
+REFUSE = """
+CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN
+    RAISE EXCEPTION 'no % here', tg_tag USING ERRCODE = '{state}', HINT = 'ask the administrators';
+END$$;
+CREATE EVENT TRIGGER refuse ON {event} WHEN TAG IN ('{tag}') EXECUTE FUNCTION refuse();
+"""
+OURS = {
+    "CREATE TABLE": ("the schema or the table of the history", "public", ""),
+    "CREATE SCHEMA": ("the schema or the table of the history", "ops", ""),
+    "ALTER TABLE": (
+        "the schema or the table of the history",
+        "public",
+        "CREATE TABLE schema_migrations (version int PRIMARY KEY, filename text NOT NULL, applied_at timestamptz)",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("event", "state"), [("ddl_command_start", "P0001"), ("ddl_command_end", "0A000")], ids=["start", "end"]
+)
+@pytest.mark.parametrize(("tag", "case"), OURS.items(), ids=OURS)
+async def test_event_trigger_that_refuses_our_table_is_an_access_failure(
+    tag: str, case: tuple[str, str, str], state: str, event: str, database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    what, schema, before = case
+    await database.execute(f"{before}; {REFUSE.format(state=state, event=event, tag=tag)}")
+
+    finished = slipway(env=database.environ, migrations=folder({"001_a.sql": ""}), schema=schema)
+
+    assert finished.code == 22, finished
+    assert finished.outcome
+    assert finished.outcome["message"] == (
+        f"{what} could not be made, since an event trigger of this database refuses it; have whoever keeps the "
+        f"database let this role make it (SQLSTATE {state}): no {tag} here\nHINT:  ask the administrators"
+    )
+
+
+async def test_event_trigger_that_refuses_the_journal_is_an_access_failure(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    slipway(env=database.environ, migrations=folder({"001_a.sql": ""}))
+    await database.execute(REFUSE.format(state="P0001", event="ddl_command_start", tag="CREATE TABLE"))
+
+    finished = slipway(env=database.environ, migrations=folder({"002_b.sql": "-- no-transaction\nSELECT 1;"}))
+
+    assert finished.code == 22, finished
+    assert "the journal could not be made, since an event trigger of this database refuses it" in finished.err
+
+
+async def test_event_trigger_that_refuses_a_file_has_failed_the_file(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    slipway(env=database.environ, migrations=folder({"001_a.sql": ""}))
+    await database.execute(REFUSE.format(state="P0001", event="ddl_command_start", tag="CREATE TABLE"))
+
+    finished = slipway(env=database.environ, migrations=folder({"002_b.sql": "CREATE TABLE b ();"}))
+
+    assert finished.code == 24, finished
+
+
 @pytest.mark.parametrize(
     "row",
     [

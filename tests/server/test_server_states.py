@@ -6,6 +6,7 @@ Every row of the table "What asyncpg raises" is here, against the real thing.
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING
@@ -431,8 +432,11 @@ def standby(embedded: Embedded, cluster: Cluster) -> Cluster:
     return embedded.standby_of(cluster, hot_standby_feedback="on").start()
 
 
-def test_gives_up_on_a_standby_with_work_to_do(slipway: Slipway, standby: Cluster, migrations: Path) -> None:
-    finished = slipway(env=standby.database.environ, migrations=migrations, wait_timeout="1s")
+@pytest.mark.parametrize("command", ["up", "plan"])
+def test_gives_up_on_a_standby_with_work_to_do(
+    command: str, slipway: Slipway, standby: Cluster, migrations: Path
+) -> None:
+    finished = slipway(command, env=standby.database.environ, migrations=migrations, wait_timeout="1s")
 
     assert_gave_up(finished, standby.database.target, "the server is a standby")
 
@@ -447,13 +451,14 @@ async def test_waits_for_a_standby_to_be_promoted(slipway: Slipway, standby: Clu
     assert "a" in await tables(standby.database)
 
 
+@pytest.mark.parametrize("command", ["up", "plan", "status", "wait"])
 async def test_standby_will_do_when_there_is_nothing_to_do(
-    slipway: Slipway, cluster: Cluster, standby: Cluster, migrations: Path
+    command: str, slipway: Slipway, cluster: Cluster, standby: Cluster, migrations: Path
 ) -> None:
     slipway(env=cluster.database.environ, migrations=migrations)
     await eventually(lambda: has_history(standby.database), "the history to reach the standby")
 
-    finished = slipway(env=standby.database.environ, migrations=migrations, wait_timeout="1s")
+    finished = slipway(command, env=standby.database.environ, migrations=migrations, wait_timeout="1s")
 
     assert finished.code == 0, str(finished)
 
@@ -653,14 +658,93 @@ async def test_waiter_keeps_no_connection_between_two_looks_at_the_lock(
     assert_ended(finished, 0)
 
 
+READ_ONLY = "the database takes no writes: its transactions are read-only (default_transaction_read_only)"
+
+
+@pytest.mark.parametrize("command", ["up", "plan"])
 async def test_database_that_takes_no_writes_is_unavailable(
-    slipway: Slipway, database: Database, folder: Folder
+    command: str, slipway: Slipway, database: Database, folder: Folder
 ) -> None:
     await database.execute(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on")
 
-    finished = slipway(env=database.environ, migrations=folder(TABLE))
+    finished = slipway(command, env=database.environ, migrations=folder(TABLE), wait_timeout="1s")
 
-    assert_ended(finished, 10, "in a read-only transaction")
+    assert_gave_up(finished, database.target, READ_ONLY)
+    assert finished.out == ""
+
+
+async def test_waits_for_a_database_to_take_writes(slipway: Slipway, database: Database, folder: Folder) -> None:
+    await database.execute(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on")
+    process = slipway.start(env=database.environ, migrations=folder(TABLE))
+    process.wait_for_log(READ_ONLY)
+
+    async with database.connection() as connection:
+        await connection.execute("SET default_transaction_read_only = off")
+        await connection.execute(f"ALTER DATABASE {database.name} RESET default_transaction_read_only")
+
+    assert_ended(process.finish(), 0)
+
+
+@pytest.mark.parametrize(("command", "code"), [("up", 0), ("plan", 0), ("status", 0), ("wait", 0)])
+async def test_database_that_takes_no_writes_will_do_when_there_is_nothing_to_do(
+    command: str, code: int, slipway: Slipway, database: Database, folder: Folder
+) -> None:
+    files = folder(TABLE)
+    slipway(env=database.environ, migrations=files)
+    await database.execute(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on")
+
+    finished = slipway(command, env=database.environ, migrations=files, wait_timeout="1s")
+
+    assert finished.code == code, str(finished)
+
+
+@pytest.mark.parametrize(("command", "code"), [("status", 0), ("wait", 14)])
+async def test_who_only_looks_needs_no_writes(
+    command: str, code: int, slipway: Slipway, database: Database, folder: Folder
+) -> None:
+    await database.execute(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on")
+
+    finished = slipway(command, env=database.environ, migrations=folder(TABLE), wait_timeout="1s")
+
+    assert finished.code == code, str(finished)
+
+
+# --- an old server ----------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def older(database: Database, version: str) -> AsyncIterator[Database]:
+    """The database behind a proxy that tells another version of the server; it knows whatever this one knows."""
+    told = f"server_version\0{version}\0".encode()
+    status = b"S" + (4 + len(told)).to_bytes(4) + told
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            writer.write(re.sub(rb"S....server_version\0[^\0]*\0", lambda _: status, data, flags=re.DOTALL))
+            await writer.drain()
+        writer.close()
+
+    async def accept(client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        server, to_server = await asyncio.open_connection(database.host, database.port)
+        await asyncio.gather(carry(client, to_server), carry(server, to_client), return_exceptions=True)
+
+    async with await asyncio.start_server(accept, LOCALHOST, 0) as proxy:
+        yield database.at(proxy.sockets[0].getsockname()[1])
+
+
+@pytest.mark.parametrize("version", ["13.22 (Debian 13.22-0+deb11u1)", "9.6.24"])
+@pytest.mark.parametrize("command", [["up"], ["plan"], ["resolve", "1", "--done"]], ids=lambda given: given[0])
+async def test_server_that_is_too_old_is_refused(
+    command: list[str], version: str, slipway: Slipway, database: Database, folder: Folder
+) -> None:
+    async with older(database, version) as old:
+        environ = old.environ | {"PGSSLMODE": "disable"}
+        finished = await asyncio.to_thread(slipway, *command, env=environ, migrations=folder(TABLE))
+
+    assert finished.code == 20, str(finished)
+    assert finished.outcome
+    assert finished.outcome["message"] == f"the server is PostgreSQL {version}; pgslipway needs PostgreSQL 14 or newer"
+    assert await tables(database) == set()
 
 
 # --- refused on the way -----------------------------------------------------------------------------------------

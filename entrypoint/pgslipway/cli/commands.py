@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
-from ..connect import connect, reconnect
+from ..connect import Connection, connect
 from ..engine.check import check as check_file
 from ..engine.journal import NOT_BEGUN, Journal
 from ..engine.lock import lock
@@ -13,9 +13,9 @@ from ..engine.preflight import preview
 from ..engine.recovery import rule_of, wait_for_orphan
 from ..engine.sending import own_sql
 from ..errors import BadMigrations, HistoryConflict, NotYet
-from ..migrations import discover
+from ..migrations import Applied, discover
 from ..request import Request
-from ..run import Run
+from ..run import Run, refuse_reader
 from ..words import count, names, short
 from .rehearse import rehearse
 from .rows import plan_of, progress, rows, show, to_json, to_table
@@ -36,7 +36,14 @@ async def status(request: Request) -> str:
 async def plan(request: Request) -> str:
     """Show the files that `up` would apply. Raises the failure with which `up` would refuse."""
     run = Run(request.config, discover(request.config.dir))
-    async with connect(request.config, run.history_as_login.rows) as (connection, history):
+
+    async def look(connection: Connection) -> list[Applied]:
+        history = await run.history_as_login.rows(connection)
+        if not await run.history_as_login.is_current(connection, run.migrations):
+            await refuse_reader(connection)
+        return history
+
+    async with connect(request.config, look) as (connection, history):
         jobs, unfinished = await preview(run, connection, history)
     for job in jobs:
         how = "in a transaction" if job.contents.transactional else "without a transaction"
@@ -52,7 +59,7 @@ async def resolve(request: Request) -> str:
     run = Run(config, [])
     history, journal = run.history, Journal(run.history)
     async with (
-        reconnect(config) as connection,
+        connect(config, refuse_reader) as (connection, _),
         own_sql(run.history),
         lock(connection, config, history, ANYTHING) as held,
     ):
