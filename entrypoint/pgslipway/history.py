@@ -45,6 +45,8 @@ HAS_SCHEMA = "SELECT true FROM pg_catalog.pg_namespace WHERE nspname = $1"
 CREATE = """CREATE TABLE {table} (
     version {integer} PRIMARY KEY, filename TEXT NOT NULL, applied_at TIMESTAMPTZ DEFAULT NOW(),
     checksum TEXT, minimum_version BIGINT)"""
+ON_PRIMARY = "EXISTS (SELECT FROM pg_catalog.pg_class)"
+"""Always true. Pgpool-II asks the primary about the system catalogs; about all else perhaps a standby that lags."""
 TRANSACTION_ENDED = "this file ended the transaction it ran in"
 ROW_REMOVED = "this file removed its own row from the history"
 ROW_HIDDEN = "row-level security hides the row of this file"
@@ -126,7 +128,7 @@ class History:
                 return []
             check_columns(columns, self.name)
             ours = ", ".join(name if name in columns else f"NULL AS {name}" for name in OURS)
-            query = f"SELECT version, filename, applied_at, {ours} FROM {self.name} ORDER BY version"
+            query = f"SELECT version, filename, applied_at, {ours} FROM {self.name} WHERE {ON_PRIMARY} ORDER BY version"
             rows = await connection.fetch(query)
         if any(row["version"] is None or row["filename"] is None for row in rows):
             raise HistoryConflict(f"{self.name} has a row without a version or a filename; complete it or delete it")

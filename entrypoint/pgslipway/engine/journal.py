@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from ..connect import Connection
 from ..errors import HistoryConflict
-from ..history import UNREADABLE, History, made_once
+from ..history import ON_PRIMARY, UNREADABLE, History, made_once
 from ..question import table_name
 from ..quote import quote_literal
 
@@ -21,15 +21,19 @@ CREATE = """CREATE TABLE {table} (
     version BIGINT, step INT, checksum TEXT NOT NULL, line INT NOT NULL, statement TEXT, object TEXT, before BIGINT[],
     started_at TIMESTAMPTZ NOT NULL DEFAULT NOW(), done_at TIMESTAMPTZ, PRIMARY KEY (version, step))"""
 # Of each unfinished file, how many statements are done, and where the last of them begins.
-DONE = """
+DONE = f"""
 SELECT version, pg_catalog.count(*)::int AS done, pg_catalog.max(line) AS line
-  FROM {table} WHERE done_at IS NOT NULL GROUP BY version
+  FROM {{table}} WHERE done_at IS NOT NULL AND {ON_PRIMARY} GROUP BY version
 """
 # The statements that were sent outside a transaction and have no end yet.
-IN_FLIGHT = """
-SELECT version, step, checksum, line, statement, object, before, started_at FROM {table} WHERE done_at IS NULL
+IN_FLIGHT = f"""
+SELECT version, step, checksum, line, statement, object, before, started_at
+  FROM {{table}} WHERE done_at IS NULL AND {ON_PRIMARY}
 """
-CHECKSUMS = "SELECT array_agg(checksum ORDER BY step) FROM {table} WHERE version = {version} AND done_at IS NOT NULL"
+CHECKSUMS = f"""
+SELECT array_agg(checksum ORDER BY step)
+  FROM {{table}} WHERE version = {{version}} AND done_at IS NOT NULL AND {ON_PRIMARY}
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

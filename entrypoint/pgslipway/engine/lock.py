@@ -34,6 +34,7 @@ from .lock_sql import (
     IS_LOCKED,
     KEEP,
     LOCKED,
+    PID,
     TRY_LOCK,
     UNLOCK,
     WAIT,
@@ -255,7 +256,7 @@ async def is_direct(connection: Connection, config: Config) -> bool:
 async def server_pid(connection: Connection) -> int:
     """Return the pid of the server's process, which a pooler does not tell."""
     async with connection.transaction():
-        pid: int = await connection.fetchval("SELECT pg_catalog.pg_backend_pid()")
+        pid: int = await connection.fetchval(PID)
     return pid
 
 

@@ -3,6 +3,8 @@
 import hashlib
 
 IS_DIRECT = "SELECT 1 WHERE pg_catalog.pg_backend_pid() = {pid}"
+PID = "SELECT pg_catalog.pg_backend_pid() FROM pg_catalog.pg_class LIMIT 1"
+"""A query of the system catalogs: Pgpool-II does not ask a standby then."""
 LOCKED, DONE, WAIT = "SELECT 2", "SELECT 1", "SELECT 0"
 # Two rows where the lock is ours now, none where it is not and something is pending, one where nothing is.
 TRY = "SELECT FROM pg_catalog.generate_series(1, CASE WHEN {lock} THEN 2 WHEN EXISTS ({undone}) THEN 0 ELSE 1 END)"

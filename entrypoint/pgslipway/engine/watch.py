@@ -61,12 +61,15 @@ LONG_ENOUGH = """
 SELECT pg_catalog.set_config('lock_timeout', greatest({usual}, setting::int + 500)::text, {is_local})
   FROM pg_catalog.pg_settings WHERE name = 'deadlock_timeout' AND {usual} > 0;
 """
-DIRECT = "a.pid = {pid}"
 POOLED = """
 a.application_name = 'pgslipway' AND a.state = 'active' AND a.pid <> pg_catalog.pg_backend_pid()
 AND a.datname = pg_catalog.current_database()
 """
 """Behind a pooler the driver does not know its backend; under the lock one runner works, and waiters ask briefly."""
+DIRECT = f"""
+(a.pid = {{pid}} OR {POOLED} AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity WHERE pid = {{pid}}))
+"""
+"""Pgpool-II tells the pid on the server that it reads from, which nobody has on the one that it writes to."""
 
 
 @dataclass(slots=True)
