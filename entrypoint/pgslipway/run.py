@@ -70,6 +70,7 @@ class Run:
 
     async def look(self, connection: Connection) -> bool:
         """Tell whether there is nothing to do; if there is, the server must be one that a run can write to."""
+        self.refuse_changed()
         if await self.history.is_current(connection, self.migrations):
             return True
         await refuse_reader(connection)
@@ -80,7 +81,7 @@ class Run:
         self.busy_since.setdefault((file, line), time.monotonic())
 
     def refuse_changed(self) -> None:
-        """Raise FilesChanged where the folder has other migrations now: waiting for the lock may take minutes."""
+        """Raise FilesChanged where the folder has other migrations now: waiting may take minutes."""
         if (state := folder_state(self.config)) == self.folder:
             return
         self.folder = state

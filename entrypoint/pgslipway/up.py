@@ -63,6 +63,7 @@ async def apply_pending(run: Run, connection: Connection) -> None:
             return
         async with lock.lock(connection, run.config, run.history, run.history.undone_sql(run.migrations)) as held:
             if held is None:
+                run.refuse_changed()
                 logger.info("another runner has applied everything")
                 return
             jobs = await preflight.prepare(run, held)

@@ -6,7 +6,7 @@ import asyncpg
 
 from .config import Config
 from .connect import Connection, connect
-from .errors import AccessRefused, DatabaseUnavailable, NotYet
+from .errors import AccessRefused, DatabaseUnavailable, FilesChanged, NotYet
 from .migrations import discover
 from .run import Run
 from .words import count, names, newest
@@ -22,6 +22,10 @@ async def wait(config: Config) -> str:
     run = Run(config, discover(config.dir))
 
     async def look(connection: Connection) -> None:
+        try:
+            run.refuse_changed()
+        except FilesChanged as error:
+            run.start_over(error)
         await look_for_all(run, connection)
 
     try:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from conftest import Folder, Slipway
-    from servers import Database
+    from servers import Database, Embedded
 
 FILES = {"001_a.sql": "CREATE TABLE a ();", "002_b.sql": "CREATE TABLE old ();"}
 NEW = "CREATE TABLE new ();"
@@ -87,6 +87,48 @@ async def test_files_that_change_while_the_lock_is_awaited_are_applied_as_they_a
     assert f"starting over with the files as they are now; changed: {changed}\n" in finished.err
     assert await database.applied() == sorted(swapped)
     assert await tables(database) == made
+
+
+async def test_files_that_change_while_postgres_starts_are_applied_as_they_are_then(
+    volume: ConfigMap, embedded: Embedded, slipway: Slipway
+) -> None:
+    cluster = embedded.cluster()
+    process = slipway.start(env=cluster.database.environ, migrations=volume(FILES))
+    process.wait_for_log("waiting for")
+    volume(FILES | {"003_c.sql": NEW})
+    cluster.start()
+    finished = process.finish()
+
+    assert finished.code == 0, finished
+    assert await tables(cluster.database) == ["a", "new", "old"]
+
+
+async def test_files_that_came_while_another_runner_applied_the_others_are_applied(
+    volume: ConfigMap, database: Database, slipway: Slipway
+) -> None:
+    slipway(env=database.environ, migrations=volume({"001_a.sql": FILES["001_a.sql"]}))
+    volume(FILES)
+    async with database.migration_lock():
+        waiter = slipway.start(env=database.environ, migrations=volume.folder)
+        await asyncio.to_thread(waiter.wait_for_log, "waiting for the migration lock")
+        volume(FILES | {"003_c.sql": NEW})
+        await database.execute("INSERT INTO schema_migrations (version, filename) VALUES (2, '002_b.sql')")
+        await asyncio.to_thread(waiter.wait_for_log, "starting over")
+    finished = await asyncio.to_thread(waiter.finish)
+
+    assert finished.code == 0, finished
+    assert await tables(database) == ["a", "new"]
+
+
+async def test_wait_waits_for_the_files_as_they_are(volume: ConfigMap, database: Database, slipway: Slipway) -> None:
+    waiter = slipway.start("wait", env=database.environ, migrations=volume(FILES))
+    await asyncio.to_thread(waiter.wait_for_log, "waiting for the schema")
+    volume({"001_a.sql": NEW})
+    finished = await asyncio.to_thread(slipway, env=database.environ, migrations=volume.folder)
+    waited = await asyncio.to_thread(waiter.finish)
+
+    assert [finished.code, waited.code] == [0, 0], f"{finished}{waited}"
+    assert "starting over with the files as they are now; changed: 001_a.sql, 002_b.sql\n" in waited.err
 
 
 async def test_folder_that_is_bad_by_then_is_told_as_ever(

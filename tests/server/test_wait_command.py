@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from proxy import RoundTrips
 from servers import LOCALHOST
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from conftest import Folder, Slipway
     from servers import Cluster, Database
 
@@ -46,22 +49,21 @@ async def test_schema_that_is_there_is_one_round_trip(database: Database, folder
 
 
 async def test_waits_for_a_run_and_says_what_is_missing_when_that_changes(
-    database: Database, folder: Folder, slipway: Slipway
+    database: Database, folder: Folder, slipway: Slipway, tmp_path: Path
 ) -> None:
     files = folder(FIRST)
+    older = shutil.copytree(files, tmp_path / "older")
     slipway(env=database.environ, migrations=files)
     await database.execute("DROP TABLE a, schema_migrations")
     reader = await database.create_role("slipway_wait_late")
-    all_files = folder(BOTH)
+    folder(BOTH)
 
-    waiter = slipway.start("wait", env=reader.environ, migrations=all_files)
+    waiter = slipway.start("wait", env=reader.environ, migrations=files)
     waiter.wait_for_log("waiting for the schema: 2 migrations missing: 001_a.sql, 002_b.sql")
-    (files / "002_b.sql").rename(files / "002_b.later")
-    await asyncio.to_thread(slipway, env=database.environ, migrations=files)
+    await asyncio.to_thread(slipway, env=database.environ, migrations=older)
     waiter.wait_for_log('waiting for the schema: "public"."schema_migrations" cannot be read yet: permission denied')
     await database.execute("GRANT SELECT ON schema_migrations TO slipway_wait_late")
     waiter.wait_for_log("waiting for the schema: 1 migration missing: 002_b.sql")
-    (files / "002_b.later").rename(files / "002_b.sql")
     await asyncio.to_thread(slipway, env=database.environ, migrations=files)
     finished = await asyncio.to_thread(waiter.finish)
 
