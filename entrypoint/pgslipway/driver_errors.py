@@ -3,15 +3,19 @@
 import os
 import re
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import asyncpg
 
-from .errors import AccessRefused, BadConfiguration, DatabaseUnavailable, NotYet, SlipwayError
+from .errors import AccessRefused, BadConfiguration, Busy, DatabaseUnavailable, NotYet, SlipwayError, StartOver
 
 BROKEN = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 """The exceptions of asyncpg when a connection breaks, among its others."""
 BUSY = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
 """Pass when whoever uses the tables is done."""
+MADE = (asyncpg.UniqueViolationError, asyncpg.DuplicateSchemaError, asyncpg.DuplicateTableError)
+"""The failures of making a schema or a table that somebody else makes at the same moment."""
 RETRIED = {DatabaseUnavailable, NotYet}
 NO_ANSWER = "no answer in time"
 HEALING = {"08", "25", "40", "53", "57", "58", "XX"}
@@ -110,3 +114,24 @@ def describe(error: BaseException | None) -> str:
     if "connection_lost()" in text:
         return "the server closed the connection"  # the driver's own words are about itself
     return " ".join(text.split()) or type(error).__name__
+
+
+@contextmanager
+def made_once(what: str) -> Iterator[None]:
+    """Raise StartOver where somebody else makes the same in the same moment, Busy where somebody has locked it.
+
+    Raises AccessRefused where an event trigger refuses it: an error of ours has no function in its CONTEXT.
+    """
+    try:
+        yield
+    except MADE as error:
+        raise StartOver(f"somebody else made {what}: {error}") from error
+    except BUSY as error:
+        raise Busy(str(error)) from error
+    except asyncpg.PostgresError as error:
+        if not error.context or (error.sqlstate or "")[:2] in HEALING:
+            raise
+        raise AccessRefused(
+            f"{what} could not be made, since an event trigger of this database refuses it; have whoever keeps the "
+            f"database let this role make it (SQLSTATE {error.sqlstate}): {error}"
+        ) from error

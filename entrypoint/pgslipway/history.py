@@ -5,15 +5,15 @@ pg_catalog for the same reason.
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import asyncpg
 
 from . import question
 from .connect import Connection
-from .driver_errors import BUSY, HEALING
-from .errors import AccessRefused, Busy, DatabaseUnavailable, HistoryConflict, SlipwayError, StartOver
+from .driver_errors import HEALING, made_once
+from .errors import AccessRefused, DatabaseUnavailable, HistoryConflict, SlipwayError
 from .migrations import Applied, Migration
 from .quote import milliseconds, quote_literal, quote_name
 
@@ -39,8 +39,6 @@ UNREADABLE = (
     asyncpg.DataError,
 )
 """The failures of a question to a table that is not there, was taken over, or belongs to another tool."""
-MADE = (asyncpg.UniqueViolationError, asyncpg.DuplicateSchemaError, asyncpg.DuplicateTableError)
-"""The failures of making a schema or a table that somebody else makes at the same moment."""
 HAS_SCHEMA = "SELECT true FROM pg_catalog.pg_namespace WHERE nspname = $1"
 CREATE = """CREATE TABLE {table} (
     version {integer} PRIMARY KEY, filename TEXT NOT NULL, applied_at TIMESTAMPTZ DEFAULT NOW(),
@@ -231,27 +229,6 @@ class History:
 def finding_in(error: asyncpg.PostgresError) -> str:
     """Return the finding of `History.verify_sql` with which SQL failed; empty where it failed otherwise."""
     return next((finding for finding in FINDINGS if finding in str(error)), "")
-
-
-@contextmanager
-def made_once(what: str) -> Iterator[None]:
-    """Raise StartOver where somebody else makes the same in the same moment, Busy where somebody has locked it.
-
-    Raises AccessRefused where an event trigger refuses it: an error of ours has no function in its CONTEXT.
-    """
-    try:
-        yield
-    except MADE as error:
-        raise StartOver(f"somebody else made {what}: {error}") from error
-    except BUSY as error:
-        raise Busy(str(error)) from error
-    except asyncpg.PostgresError as error:
-        if not error.context or (error.sqlstate or "")[:2] in HEALING:
-            raise
-        raise AccessRefused(
-            f"{what} could not be made, since an event trigger of this database refuses it; have whoever keeps the "
-            f"database let this role make it (SQLSTATE {error.sqlstate}): {error}"
-        ) from error
 
 
 def check_columns(columns: Mapping[str, Column], table: str) -> None:

@@ -10,8 +10,9 @@ from datetime import datetime
 from typing import TypeAlias
 
 from ..connect import Connection
+from ..driver_errors import made_once
 from ..errors import HistoryConflict
-from ..history import ON_PRIMARY, UNREADABLE, History, made_once
+from ..history import ON_PRIMARY, UNREADABLE, History
 from ..question import table_name
 from ..quote import quote_literal
 
