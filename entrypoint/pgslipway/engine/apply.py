@@ -14,6 +14,7 @@ from ..errors import Busy, Locked, NewSession, Problem, SlipwayError, StartOver,
 from ..retry import after, failure_of
 from ..run import Run
 from . import steps, transaction
+from .leftovers import drop_prepared
 from .lock import Held
 from .sending import Job
 from .watch import FIRST_LOOK, SOON, Watch
@@ -56,6 +57,8 @@ async def apply(run: Run, held: Held, job: Job, *, at_once: bool) -> bool:
     seconds = time.monotonic() - started
     run.applied.append(job.filename)
     logger.info("applied %s in %.0f ms", job.filename, seconds * 1000, extra={"file": job.filename, "seconds": seconds})
+    if not is_ours:
+        await drop_prepared(held)
     return is_ours
 
 

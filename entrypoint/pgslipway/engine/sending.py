@@ -10,7 +10,7 @@ from typing import TypeVar
 import asyncpg
 
 from ..config import Config
-from ..connect import APPLICATION_NAME, Connection
+from ..connect import Connection
 from ..driver_errors import BROKEN, BUSY, describe, root, verdict
 from ..errors import BadConfiguration, Busy, ConnectionLost, MigrationFailed, Problem, StartOver, TableBusy, Unplaced
 from ..history import TRANSACTION_ENDED, UNREADABLE, History, finding_in
@@ -24,10 +24,6 @@ from .watch import Watch
 Answer = TypeVar("Answer")
 logger = logging.getLogger(__name__)
 
-POOLED_STATE = "DEALLOCATE ALL; SELECT pg_catalog.pg_advisory_unlock_all();"
-"""Drops more that a file may have left in the session; our own lock is on another connection there."""
-POOLED_NAME = f"SET application_name = '{APPLICATION_NAME}';"
-"""A pooler takes over what RESET ALL makes of it; the watch and those who wait for us know us by it."""
 STOP_TIMEOUT = 4.0
 """Seconds that a rollback or the answer to COMMIT may take once we are to stop."""
 ORPHAN_CHECK = "2s"

@@ -17,12 +17,14 @@ from ..files import Source
 from ..quote import milliseconds
 from .check import EXTENSION_UPDATE, NEEDS_ROLE, OUTSIDE
 from .journal import NOT_BEGUN, Entry
+from .leftovers import is_put_back_sql, put_back_sql
 from .lock import Held
+from .lock_sql import lock_key
 from .message import excerpt
 from .recovery import Rule, hides_invalid, look_before, rule_for, rule_of, settle, undecided
 from .resume import Step, refuse_edited, refuse_lost_temporary, steps
 from .sending import Job, lost_while, own_sql, rolled_back_on_failure, see_through, settings_sql
-from .steps_session import ALL, LOCKS, RESET, StepsSession
+from .steps_session import ALL, LOCKS, StepsSession
 from .watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -231,9 +233,10 @@ class SteppedFile:
             {session.journal.clear_sql(self.job.migration.version)};
             {history.record_sql(self.job.migration, self.job.contents.minimum_version, "true")};
             {history.verify_sql(self.job.migration)};
-            DISCARD TEMP;
-            {f"{RESET};" if session.held.is_direct else ""}
-            COMMIT"""
+            RESET SESSION AUTHORIZATION;
+            {put_back_sql(session.held)}
+            COMMIT;
+            SELECT 1 WHERE {is_put_back_sql(session.held, lock_key(history.schema, history.table))}"""
         if_lost = f"{filename} was done and is perhaps not recorded; the next run does that"
         async with (
             own_sql(

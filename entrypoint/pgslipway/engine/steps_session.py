@@ -10,9 +10,10 @@ from ..driver_errors import BROKEN
 from ..errors import HistoryConflict, Problem, StartOver
 from ..quote import quote_name
 from .journal import Entry, Journal
+from .leftovers import CLEAN
 from .lock import Held
 from .message import Sent
-from .sending import POOLED_NAME, POOLED_STATE, Job, file_sql, notices, own_sql, see_through, settings, settings_sql
+from .sending import Job, file_sql, notices, own_sql, see_through, settings, settings_sql
 from .watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -29,8 +30,6 @@ SELECT pg_catalog.set_config(name, pg_catalog.current_setting('pgslipway.' || na
 """
 LOCKS, ALL = "'lock_timeout'", "'lock_timeout', 'statement_timeout'"
 """The time-outs that may be lifted together."""
-CLEAN = f"CLOSE ALL; UNLISTEN *; {POOLED_STATE} RESET ALL; {POOLED_NAME}"
-"""Drops everything that a statement may have left in a session that is not ours."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,12 +20,12 @@ from ..driver_errors import BROKEN
 from ..errors import HistoryConflict, MigrationFailed, Problem, StartOver, Unplaced
 from ..files import Source
 from .check import Contents
+from .leftovers import drop_prepared, is_put_back_sql, prepared_sql, put_back_sql
 from .lock import Held
+from .lock_sql import lock_key
 from .message import Sent
 from .replay import SHORT, find
 from .sending import (
-    POOLED_NAME,
-    POOLED_STATE,
     STOP_TIMEOUT,
     Job,
     cancel_again,
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 RECORDED = "INSERT 0 1"
 """The tag that says that a history row was written."""
 STILL_OURS = "SELECT 1"
-"""The tag that says that a file was committed and did not drop the lock."""
+"""The tag that says that a file was committed, did not drop the lock, and left nothing else to be dropped."""
 STOPPED = {"08", "40", "53", "57"}
 """Classes of SQLSTATE after which a file is not run again to learn more: connection, conflict, resources, operator."""
 
@@ -68,7 +68,8 @@ async def apply(held: Held, job: Job, watch: Watch, *, at_once: bool) -> bool:
         return await send_in_three(held, job, watch, settled)
     except Unplaced as failure:
         if may_repeat(failure, started):
-            failure.args = (await find(held, job, begin_sql(job, watch, held.condition), failure),)
+            again = f"{prepared_sql(held)} {begin_sql(job, watch, held.condition)}"
+            failure.args = (await find(held, job, again, failure),)
         raise
 
 
@@ -142,7 +143,8 @@ async def begin(held: Held, job: Job, watch: Watch) -> None:
         rival=f"{job.filename} was applied by another runner",
         busy="another runner is applying it",
     ):
-        tag = await held.connection.execute(begin_sql(job, watch, held.condition))
+        await drop_prepared(held)  # by an earlier try, whose ROLLBACK left them
+        tag = await held.connection.execute(f"{prepared_sql(held)} {begin_sql(job, watch, held.condition)}")
     if tag != RECORDED:
         if await held.is_ours():
             cause = f"a trigger or a row-level security policy on {job.history.name} lets no row in; remove it"
@@ -194,21 +196,17 @@ async def commit(held: Held, job: Job, watch: Watch) -> bool:
 
 
 def finish_sql(held: Held, job: Job) -> str:
-    """Return the SQL that ends the transaction of a file; its tag is STILL_OURS if the lock is.
+    """Return the SQL that ends the transaction of a file; its tag is STILL_OURS if the lock is, and nothing is left.
 
     The row is checked after the deferred constraints, whose triggers are the file's last chance to touch it, and as
     the role that wrote it; only then the session is put back.
     """
+    key = lock_key(job.history.schema, job.history.table)
     return f"""
         SET CONSTRAINTS ALL IMMEDIATE;
         RESET SESSION AUTHORIZATION;
         {job.history.set_role_sql}
         {job.history.verify_sql(job.migration)};
-        CLOSE ALL;
-        UNLISTEN *;
-        {"" if held.is_direct else POOLED_STATE}
-        RESET ALL;
-        {"" if held.is_direct else POOLED_NAME}
-        DISCARD TEMP;
+        {put_back_sql(held)}
         COMMIT;
-        SELECT 1 WHERE {held.condition}"""
+        SELECT 1 WHERE {is_put_back_sql(held, key)}"""
