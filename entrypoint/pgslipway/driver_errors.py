@@ -12,7 +12,7 @@ from .errors import AccessRefused, BadConfiguration, Busy, DatabaseUnavailable, 
 
 BROKEN = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 """The exceptions of asyncpg when a connection breaks, among its others."""
-BUSY = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
+BUSY = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 """Pass when whoever uses the tables is done."""
 MADE = (asyncpg.UniqueViolationError, asyncpg.DuplicateSchemaError, asyncpg.DuplicateTableError)
 """The failures of making a schema or a table that somebody else makes at the same moment."""

@@ -111,7 +111,10 @@ CONTROL = {
     "statement-after": ("BEGIN; COMMIT; SELECT 1", ["BEGIN", "COMMIT"]),
     "commit-in-a-wrapper": ("BEGIN; commit and chain; COMMIT", ["BEGIN", "COMMIT AND CHAIN", "COMMIT"]),
     "rolled-back": ("BEGIN; SELECT 1; ROLLBACK", ["BEGIN", "ROLLBACK"]),
-    "isolation": ("BEGIN ISOLATION LEVEL SERIALIZABLE; COMMIT", ["BEGIN ISOLATION LEVEL SERIALIZABLE", "COMMIT"]),
+    "isolation": (
+        "SELECT 1; BEGIN ISOLATION LEVEL SERIALIZABLE; COMMIT",
+        ["BEGIN ISOLATION LEVEL SERIALIZABLE", "COMMIT"],
+    ),
     "abort": ("ABORT", ["ABORT"]),
     "prepare": ("PREPARE TRANSACTION 'x'", ["PREPARE TRANSACTION"]),
 }
@@ -201,6 +204,89 @@ def test_transaction_control_elsewhere_is_refused(text: str, refused: list[str])
     reason = "a file is one transaction already; remove it (SAVEPOINT and ROLLBACK TO are fine)"
     assert messages == [f"003_c.sql:1: {statement}: {reason}" for statement in refused]
     assert contents.wrapper == ()
+
+
+LEVELS = {
+    "set transaction": "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ;",
+    "after comments and settings": "-- a\nSET search_path = a; RESET ALL;\nset local transaction isolation level "
+    "/* b */ repeatable read, READ WRITE, not deferrable; SELECT 1",
+    "a setting": "SET transaction_isolation = 'repeatable read'; SELECT 1",
+    "a local setting": "SET LOCAL transaction_isolation TO 'REPEATABLE READ'; SELECT 1",
+    "a quoted setting": "SET \"transaction_isolation\" TO E'repeatable read'; SELECT 1",
+    "the default": "SET default_transaction_isolation = 'repeatable read'; SELECT 1",
+    "the session's": "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT 1",
+    "a function": "SELECT pg_catalog.set_config('default_transaction_isolation', 'repeatable read', false); SELECT 1",
+    "begin": "BEGIN ISOLATION LEVEL REPEATABLE READ, READ WRITE; SELECT 1; COMMIT",
+    "start": "start transaction isolation level repeatable read; SELECT 1; END",
+    "in a wrapper": "BEGIN; SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT 1; COMMIT",
+    "twice": "BEGIN ISOLATION LEVEL REPEATABLE READ; SET transaction_isolation = 'repeatable read'; SELECT 1; COMMIT",
+    "again after a query": "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT 1; "
+    "SET LOCAL transaction_isolation = 'repeatable read'",
+}
+NO_LEVELS = {
+    "none": "SELECT 1",
+    "the usual one, late": "SELECT 1; SET TRANSACTION ISOLATION LEVEL READ COMMITTED",
+    "one that Postgres refuses": "SET transaction_isolation = 'x; DROP TABLE t'",
+    "in a string": "SELECT 'SET TRANSACTION ISOLATION LEVEL SERIALIZABLE'",
+    "for the database": "ALTER DATABASE d SET default_transaction_isolation = 'serializable'",
+    "for a function": "CREATE FUNCTION f() RETURNS int SET default_transaction_isolation = 'serializable' RETURN 1",
+}
+LATE = "SELECT 1;\nSET TRANSACTION ISOLATION LEVEL SERIALIZABLE;"
+ONE_LEVEL = (
+    "a file is one transaction, whose isolation level is set before its first query; write SET TRANSACTION ISOLATION "
+    "LEVEL … once, as the first statement of the file"
+)
+READ_ONLY = "the transaction of a file writes its history row, so it cannot be READ ONLY; remove this"
+DEFERRABLE = "the transaction of a file writes, so DEFERRABLE has no effect in it; remove this"
+SNAPSHOT = "the transaction of a file has taken its own snapshot already; remove this line"
+MODES = {
+    "a level after a query": (LATE, ONE_LEVEL),
+    "a default after a query": ("SELECT 1;\nSET default_transaction_isolation = serializable;", ONE_LEVEL),
+    "a second level": ("SET transaction_isolation = 'repeatable read';\n" + LATE.splitlines()[1], ONE_LEVEL),
+    "read only": ("\nSET TRANSACTION READ ONLY;", READ_ONLY),
+    "begin read only": ("\nBEGIN READ ONLY; SELECT 1; COMMIT;", READ_ONLY),
+    "a setting of read only": ("SELECT 1;\nSET LOCAL transaction_read_only = true;", READ_ONLY),
+    "deferrable": ("\nBEGIN ISOLATION LEVEL SERIALIZABLE, DEFERRABLE; COMMIT;", DEFERRABLE),
+    "a snapshot": ("\nSET TRANSACTION SNAPSHOT '00000003-0000001B-1';", SNAPSHOT),
+}
+
+
+@pytest.mark.parametrize("text", LEVELS.values(), ids=LEVELS)
+def test_isolation_level_that_comes_first_is_the_files(text: str) -> None:
+    contents = look(text)
+
+    assert (contents.problems, contents.isolation) == ([], "REPEATABLE READ")
+
+
+@pytest.mark.parametrize("text", NO_LEVELS.values(), ids=NO_LEVELS)
+def test_file_without_an_isolation_level_has_the_usual_one(text: str) -> None:
+    contents = look(text)
+
+    assert (contents.problems, contents.isolation) == ([], "")
+
+
+@pytest.mark.parametrize(("text", "message"), MODES.values(), ids=MODES)
+def test_mode_that_a_files_transaction_cannot_have_is_refused(text: str, message: str) -> None:
+    contents = look(text)
+
+    shown = text.splitlines()[1]
+    assert list(map(str, contents.problems)) == [f"003_c.sql:2: {message}\n  2 | {shown}\n    | ^"]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+        "SET transaction_isolation = 'serializable'",
+        "SET default_transaction_isolation = 'serializable'",
+        "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+    ],
+)
+def test_isolation_level_is_refused_in_a_file_without_a_transaction(statement: str) -> None:
+    contents = look(f"-- no-transaction\n{statement};")
+
+    message = "the statements of a file without a transaction run at READ COMMITTED; remove this"
+    assert list(map(str, contents.problems)) == [f"003_c.sql:2: {message}\n  2 | {statement};\n    | ^"]
 
 
 @pytest.mark.parametrize(

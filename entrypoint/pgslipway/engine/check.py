@@ -9,6 +9,7 @@ from typing import TypeAlias
 from ..errors import Problem
 from ..files import LARGE, Source
 from ..migrations import Migration
+from .assignments import ISOLATION, LEVELS, MODE, assignments, refused
 from .message import NO_TRANSACTION, excerpt
 from .sql import SqlError, Statement, folded, leading_comments, statements
 
@@ -21,7 +22,7 @@ CONTROL = re.compile(
     r"(BEGIN|START TRANSACTION|END|ABORT|PREPARE TRANSACTION|(COMMIT|ROLLBACK)(?! PREPARED)"
     r"(?! (WORK |TRANSACTION )?TO\b))\b"
 )
-OPENING = re.compile(r"(BEGIN( WORK| TRANSACTION)?|START TRANSACTION)")
+OPENING = re.compile(rf"(BEGIN( WORK| TRANSACTION)?|START TRANSACTION)( ({MODE.pattern}))*")
 CLOSING = re.compile(r"(COMMIT|END)( WORK| TRANSACTION)?")
 OUTSIDE = re.compile(
     r"(CREATE (UNIQUE )?INDEX CONCURRENTLY|DROP INDEX CONCURRENTLY"
@@ -32,6 +33,14 @@ OUTSIDE = re.compile(
     r"|DISCARD ALL|(COMMIT|ROLLBACK) PREPARED)\b"
 )
 """The statements that Postgres refuses inside a transaction block (25001): PreventInTransactionBlock in its sources."""
+TAKES_NO_SNAPSHOT = re.compile(r"(BEGIN|START|SET|RESET)\b")
+LEVEL_SETTINGS = {ISOLATION, f"default_{ISOLATION}"}
+USUAL_LEVEL = "READ COMMITTED"
+ONE_LEVEL = (
+    "a file is one transaction, whose isolation level is set before its first query; write SET TRANSACTION ISOLATION "
+    "LEVEL … once, as the first statement of the file"
+)
+NO_LEVEL = "the statements of a file without a transaction run at READ COMMITTED; remove this"
 UNNAMED_INDEX = re.compile(r"CREATE (UNIQUE )?INDEX CONCURRENTLY ON\b")
 COPY = re.compile(r"COPY .*\b(FROM STDIN|TO STDOUT)\b")
 SETTINGS = re.compile(r"(SET|RESET|SELECT (PG_CATALOG )?SET_CONFIG)\b")
@@ -40,14 +49,6 @@ TEMPORARY = re.compile(
     r"CREATE (OR REPLACE )?((GLOBAL|LOCAL) )?TEMP(ORARY)? (RECURSIVE )?(TABLE|VIEW|SEQUENCE) (IF NOT EXISTS )?(?=\S)"
 )
 EXTENSION_UPDATE = re.compile(r"ALTER EXTENSION \S+ UPDATE\b")
-SETTING = re.compile(
-    rb"SET\s+(?:SESSION\s+|LOCAL\s+)?(client_encoding|standard_conforming_strings)\s*(?:=|\sTO\s)\s*'?([\w-]*)",
-    re.IGNORECASE,
-)
-ALLOWED = {
-    "client_encoding": ("utf8", "utf-8", "unicode"),
-    "standard_conforming_strings": ("on", "true", "yes", "1"),
-}
 WITHOUT_POOLER = "connect to Postgres directly, or set MIGRATE_LOCK=session where the pooler is in session mode"
 NEEDS_SESSION = f"behind a pooler this would stay with whoever uses the server connection next; {WITHOUT_POOLER}"
 NEEDS_NEW_SESSION = f"this must be the first command of a session, which a pooler does not give; {WITHOUT_POOLER}"
@@ -75,6 +76,10 @@ class Contents:
     """The findings in a file's text."""
 
     transactional: bool = True
+    isolation: str = ""
+    """The isolation level that it asks for, for the BEGIN before its history row."""
+    has_query: bool = False
+    """A statement was found that takes a snapshot; from there on the level cannot be changed."""
     minimum_version: int | None = None
     wrapper: tuple[Statement, ...] = ()
     """The BEGIN and COMMIT around the whole file; they are not sent, since every file is a transaction."""
@@ -124,7 +129,7 @@ def examine(source: Source, contents: Contents, at: At) -> None:
             contents.pieces.append(statement.start)
         if CONTROL.match(statement.text):
             control.append((contents.count, statement))
-        if message := refusal(statement, source, contents.transactional):
+        if message := refusal(statement, source, contents):
             contents.problems.append(at(statement.start, message))
         if not contents.transactional:
             note_needs(statement, contents, at)
@@ -162,20 +167,32 @@ def take_directives(migration: Migration, source: Source, contents: Contents) ->
                 contents.problems.append(Problem(f"minimum-version: {message}", migration.filename))
 
 
-def refusal(statement: Statement, source: Source, transactional: bool) -> str | None:
+def refusal(statement: Statement, source: Source, contents: Contents) -> str | None:
     """Say why `statement` can never work in such a file, and its replacement; or None."""
-    text = statement.text
+    text, transactional = statement.text, contents.transactional
+    is_misplaced = CONTROL.match(text) and (contents.count > 1 or not transactional)  # which has a message of its own
+    for setting, value in () if is_misplaced else assignments(statement, source):
+        taken = take_level(value, contents) if setting in LEVEL_SETTINGS else None
+        if message := taken or refused(setting, value):
+            return message
+    contents.has_query |= not TAKES_NO_SNAPSHOT.match(text)
     if COPY.match(text):
         return "COPY from or to the client needs a client's data stream; write INSERT … VALUES, or COPY a server file"
-    if text.startswith("SET ") and (given := SETTING.match(source[statement.start : statement.end])):
-        setting, value = given[1].decode().lower(), given[2].decode().lower()
-        if value not in ALLOWED[setting]:
-            return f"the file is read and sent with {setting} = {ALLOWED[setting][0]}; remove this line"
     if UNNAMED_INDEX.match(text):
         return "an index that is built concurrently needs a name here, so that a run that was cut off can go on"
     if transactional and (match := OUTSIDE.match(text)):
         return f"{match[0].strip()} cannot run inside a transaction; {NO_TRANSACTION}"
     return None if transactional else refusal_outside(text, source[statement.start : statement.end])
+
+
+def take_level(level: str, contents: Contents) -> str | None:
+    """Take over the isolation level that a statement asks for, or say why it cannot have it."""
+    if not contents.transactional:
+        return NO_LEVEL
+    if not contents.has_query and not contents.isolation and level in LEVELS:
+        contents.isolation = level.upper()
+    is_known = level in LEVELS  # Postgres refuses any other
+    return ONE_LEVEL if is_known and level.upper() != (contents.isolation or USUAL_LEVEL) else None
 
 
 def refusal_outside(text: str, statement: bytes) -> str | None:

@@ -19,7 +19,7 @@ from ..connect import Connection
 from ..driver_errors import BROKEN
 from ..errors import HistoryConflict, MigrationFailed, Problem, StartOver, Unplaced
 from ..files import Source
-from .check import Contents
+from .check import USUAL_LEVEL, Contents
 from .leftovers import drop_prepared, is_put_back_sql, prepared_sql, put_back_sql
 from .lock import Held
 from .lock_sql import lock_key
@@ -144,7 +144,7 @@ async def begin(held: Held, job: Job, watch: Watch) -> None:
         busy="another runner is applying it",
     ):
         await drop_prepared(held)  # by an earlier try, whose ROLLBACK left them
-        tag = await held.connection.execute(f"{prepared_sql(held)} {begin_sql(job, watch, held.condition)}")
+        tag = await held.connection.execute(begin_sql(job, watch, held.condition, prepared_sql(held)))
     if tag != RECORDED:
         if await held.is_ours():
             cause = f"a trigger or a row-level security policy on {job.history.name} lets no row in; remove it"
@@ -152,10 +152,10 @@ async def begin(held: Held, job: Job, watch: Watch) -> None:
         raise StartOver("the migration lock was dropped")
 
 
-def begin_sql(job: Job, watch: Watch, condition: str) -> str:
+def begin_sql(job: Job, watch: Watch, condition: str, cleaning: str = "") -> str:
     """Return the SQL that begins the transaction of a file and, on a condition, writes its row; its tag is RECORDED."""
     return f"""
-        BEGIN ISOLATION LEVEL READ COMMITTED;
+        BEGIN ISOLATION LEVEL {job.contents.isolation or USUAL_LEVEL}; {cleaning}
         {job.history.set_role_sql}
         {settings_sql(job.config, watch, "LOCAL")}
         {job.history.record_sql(job.migration, job.contents.minimum_version, condition)}"""
