@@ -56,18 +56,47 @@ async def test_isolation_and_strings_are_what_files_are_written_for_whatever_the
     assert [tuple(row) for row in rows] == [(n, "read committed", r"one\n") for n in (1, 2, 3, 4)]
 
 
-@pytest.mark.parametrize("statement", ["SET standard_conforming_strings = off", "SET client_encoding TO 'LATIN1'"])
-def test_settings_that_change_how_the_file_is_read_are_refused(
-    statement: str, folder: Folder, slipway: Slipway
-) -> None:
-    finished = slipway("check", env={}, migrations=folder({"001_a.sql": f"SELECT 1;\n{statement};"}))
+@pytest.mark.parametrize("opt_out", ["", "-- no-transaction"], ids=["in a transaction", "without a transaction"])
+def test_settings_that_change_how_the_file_is_read_are_refused(opt_out: str, folder: Folder, slipway: Slipway) -> None:
+    statements = [
+        "SET standard_conforming_strings = off",
+        "SET client_encoding TO 'LATIN1'",
+        "SET SESSION /* a */ client_encoding = latin1",
+        'SET "client_encoding" TO "latin1"',
+        "set names 'latin1'",
+        "SET NAMES E'latin1'",
+        "SET NAMES latin1",
+        "SELECT 1, pg_catalog . set_config ( 'client_encoding', 'LATIN1', false)",
+        "SELECT set_config(setting_name => 'standard_conforming_strings'::text, new_value := 'off', is_local => true)",
+        "WITH a AS (SELECT Set_Config('client_encoding', 'sql_ascii', true)) SELECT FROM a",
+        "DO $$ BEGIN PERFORM set_config('client_encoding', 'latin1', true); END $$",
+        "DO $$ BEGIN SET LOCAL client_encoding TO 'latin1'; END $$",
+        "DO 'BEGIN EXECUTE ''SET NAMES latin1''; END'",
+    ]
+    files = folder({"001_a.sql": ";\n".join([opt_out + "\nSELECT 1", *statements])})
+
+    finished = slipway("check", env={}, migrations=files)
 
     assert finished.code == 21, finished
-    assert "001_a.sql:2: the file is read and sent with" in finished.err
+    assert finished.outcome
+    found = [line for line in finished.outcome["message"].splitlines() if line.startswith("001_a.sql:")]
+    named = ["strings" in statement for statement in statements]
+    assert found == [
+        f"001_a.sql:{number}: the file is read and sent with "
+        f"{'standard_conforming_strings = on' if strings else 'client_encoding = utf8'}; remove this line"
+        for number, strings in enumerate(named, 3)
+    ]
 
 
 def test_settings_as_pg_dump_writes_them_are_fine(folder: Folder, slipway: Slipway) -> None:
-    dumped = "SET client_encoding = 'UTF8'; SET standard_conforming_strings = on;"
+    dumped = (
+        "SET client_encoding = 'UTF8'; SET standard_conforming_strings = on; SET NAMES 'utf8';"
+        "SELECT pg_catalog.set_config('search_path', '', false), set_config('client_encoding', 'UTF-8', true);"
+        "SET SESSION ROLE a; SET CONSTRAINTS ALL DEFERRED; SET TIME ZONE 'UTC'; SET XML OPTION DOCUMENT;"
+        "CREATE FUNCTION f() RETURNS int SET client_encoding = 'latin1' LANGUAGE sql RETURN 1;"
+        "INSERT INTO t VALUES ('set_config(''client_encoding'', ''latin1'', true)');"
+        "COMMENT ON TABLE t IS 'SET NAMES a'"
+    )
 
     assert slipway("check", env={}, migrations=folder({"001_a.sql": dumped})).code == 0
 

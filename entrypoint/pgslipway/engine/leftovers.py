@@ -24,6 +24,8 @@ ELSE pg_catalog.pg_advisory_unlock_all() IS NULL END
 """
 """Drops the session's advisory locks but ours; true where ours was still held. A look into pg_locks for the others
 takes eight times as long."""
+AS_SENT = {"client_encoding": "UTF8", "standard_conforming_strings": "on"}
+"""How the server has to read what is sent: as it was checked, and as the driver encodes it."""
 # The driver's own prepared statements do not come from SQL.
 PREPARED = """
 SELECT pg_catalog.format('DEALLOCATE %I', name) AS sql FROM pg_catalog.pg_prepared_statements WHERE from_sql
@@ -62,3 +64,20 @@ async def drop_prepared(held: Held) -> None:
         connection: Connection = held.connection
         for row in await connection.fetch(PREPARED):
             await connection.execute(row["sql"])
+
+
+def is_read_as_sent(connection: Connection) -> bool:
+    """Tell whether the server reads the next message as it is meant; it reports a change after each message."""
+    reported = connection.get_settings()
+    return all(getattr(reported, name, value) == value for name, value in AS_SENT.items())
+
+
+async def have_it_read_as_sent(held: Held) -> None:
+    """Put back how the server reads the next statement, where a function of the one before has changed that.
+
+    In one message, Postgres reads all statements before it runs the first: so a large file, which goes statement by
+    statement, means the same as a small one.
+    """
+    connection: Connection = held.connection
+    if not is_read_as_sent(connection) and (held.is_direct or connection.is_in_transaction()):
+        await connection.execute("".join(f"SET {name} = '{value}';" for name, value in AS_SENT.items()))

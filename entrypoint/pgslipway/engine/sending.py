@@ -109,6 +109,8 @@ async def file_sql(
     except asyncpg.PostgresError as error:
         encoding = watch.held.connection.get_settings().server_encoding
         raise job.failure(error, sent, line, encoding) from error
+    except LookupError as error:  # the driver has no codec of that name
+        raise MigrationFailed(Problem(f"the client_encoding was changed: {error}", job.filename, line)) from error
 
 
 @asynccontextmanager

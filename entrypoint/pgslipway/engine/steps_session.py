@@ -10,7 +10,7 @@ from ..driver_errors import BROKEN
 from ..errors import HistoryConflict, Problem, StartOver
 from ..quote import quote_name
 from .journal import Entry, Journal
-from .leftovers import CLEAN
+from .leftovers import CLEAN, have_it_read_as_sent
 from .lock import Held
 from .message import Sent
 from .sending import Job, file_sql, notices, own_sql, see_through, settings, settings_sql
@@ -69,6 +69,7 @@ class StepsSession:
         Behind a pooler they would stay with a server connection that others use next, so there each transaction takes
         them for itself, and a statement outside a transaction has the server's defaults.
         """
+        await have_it_read_as_sent(self.held)
         if self.held.is_direct:
             role = f"SET ROLE {quote_name(self.job.history.role)};" if self.job.history.role else ""
             await self.connection.execute(f"{settings_sql(self.job.config, self.watch, 'SESSION')} {role}")
@@ -103,6 +104,8 @@ class StepsSession:
         with notices(connection, self.job.filename), self.watch.over(f"{self.job.filename}:{line}"):
             async with file_sql(self.job, self.watch, if_lost, sent=sent, line=line):
                 await connection.execute(sent.text)
+                if connection is self.connection:
+                    await have_it_read_as_sent(self.held)
 
     async def mend(self, entry: Entry, lifted: str, sql: str) -> None:
         """Send SQL that mends a half-done statement, with such time-outs lifted."""

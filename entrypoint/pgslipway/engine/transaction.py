@@ -15,12 +15,18 @@ import logging
 import time
 from collections.abc import Iterator
 
-from ..connect import Connection
 from ..driver_errors import BROKEN
 from ..errors import HistoryConflict, MigrationFailed, Problem, StartOver, Unplaced
 from ..files import Source
 from .check import USUAL_LEVEL, Contents
-from .leftovers import drop_prepared, is_put_back_sql, prepared_sql, put_back_sql
+from .leftovers import (
+    drop_prepared,
+    have_it_read_as_sent,
+    is_put_back_sql,
+    is_read_as_sent,
+    prepared_sql,
+    put_back_sql,
+)
 from .lock import Held
 from .lock_sql import lock_key
 from .message import Sent
@@ -59,7 +65,7 @@ async def apply(held: Held, job: Job, watch: Watch, *, at_once: bool) -> bool:
     await asyncio.sleep(0)  # we may be cancelled since the last file was committed
     started, settled = time.monotonic(), None
     # Postgres reads a message before it runs any of it, so also before we could set how strings are read.
-    if at_once and held.connection.get_settings().standard_conforming_strings == "on":
+    if at_once and is_read_as_sent(held.connection):
         try:
             return await send_at_once(held, job, watch)
         except Unplaced as failure:
@@ -68,7 +74,7 @@ async def apply(held: Held, job: Job, watch: Watch, *, at_once: bool) -> bool:
         return await send_in_three(held, job, watch, settled)
     except Unplaced as failure:
         if may_repeat(failure, started):
-            again = f"{prepared_sql(held)} {begin_sql(job, watch, held.condition)}"
+            again = begin_sql(job, watch, held.condition, prepared_sql(held))
             failure.args = (await find(held, job, again, failure),)
         raise
 
@@ -117,7 +123,7 @@ async def send_in_three(held: Held, job: Job, watch: Watch, settled: MigrationFa
         if settled:
             raise settled
         with notices(held.connection, job.filename), watch.over(job.filename):
-            await send(held.connection, job, watch)
+            await send(held, job, watch)
             return await commit(held, job, watch)
 
 
@@ -144,6 +150,7 @@ async def begin(held: Held, job: Job, watch: Watch) -> None:
         busy="another runner is applying it",
     ):
         await drop_prepared(held)  # by an earlier try, whose ROLLBACK left them
+        await have_it_read_as_sent(held)
         tag = await held.connection.execute(begin_sql(job, watch, held.condition, prepared_sql(held)))
     if tag != RECORDED:
         if await held.is_ours():
@@ -161,12 +168,13 @@ def begin_sql(job: Job, watch: Watch, condition: str, cleaning: str = "") -> str
         {job.history.record_sql(job.migration, job.contents.minimum_version, condition)}"""
 
 
-async def send(connection: Connection, job: Job, watch: Watch) -> None:
+async def send(held: Held, job: Job, watch: Watch) -> None:
     """Send the text of the file: at once, or statement by statement where it is large."""
     source = job.migration.read()
     for start, text in parts(source, job.contents):
         async with file_sql(job, watch, f"{job.filename} was not committed", sent=Sent(source, start, text)):
-            await connection.execute(text)
+            await have_it_read_as_sent(held)
+            await held.connection.execute(text)
 
 
 def parts(source: Source, contents: Contents) -> Iterator[tuple[int, str]]:
