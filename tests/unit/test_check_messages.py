@@ -187,3 +187,69 @@ def test_check_since_leaves_older_files_in_peace(
     finished = slipway("check", *options, env={}, migrations=migrations)
 
     assert finished.code == code, str(finished)
+
+
+DIVIDED = (
+    "this line is {0}'s, for which it divides the file; here the whole file would be run, with the part that undoes "
+    "the change. Move that part to a file that ends in .down.sql, and take {0}'s lines out"
+)
+DIRECTIVE = "this line is {0}'s, and has no effect here; write what it asks for as SQL or as files, and take it out"
+UNDOES = "this is a script of {0} that undoes a change; give it a name that ends in .down.sql, or leave it out"
+MARKERS = {
+    "goose": ("goose", "-- +goose Up", DIVIDED),
+    "goose, as it likes it": ("goose", "--+GOOSE NO TRANSACTION", DIVIDED),
+    "dbmate": ("dbmate", "-- migrate:up transaction:false", DIVIDED),
+    "dbmate's other part": ("dbmate", "--migrate:down", DIVIDED),
+    "tern": ("tern", "---- create above / drop below ----", DIVIDED),
+    "tern's opt-out": ("tern", "---- tern: disable-tx ----", DIVIDED),
+    "sql-migrate": ("sql-migrate", "-- +migrate Down", DIVIDED),
+    "node-pg-migrate": ("node-pg-migrate", "  ---- Down  Migration", DIVIDED),
+    "micrate": ("micrate", "-- +micrate Up", DIVIDED),
+    "rambler": ("rambler", "-- rambler up", DIVIDED),
+    "shmig": ("shmig", "-- ==== DOWN ====", DIVIDED),
+    "MyBatis": ("MyBatis", "-- //@UNDO", DIVIDED),
+    "Play": ("Play", "-- !Downs", DIVIDED),
+    "Liquibase": ("Liquibase", "--liquibase formatted sql", DIRECTIVE),
+    "Liquibase's changeset": ("Liquibase", "-- changeset ann:1 runOnChange:true", DIRECTIVE),
+    "Atlas": ("Atlas", "-- atlas:txmode none", DIRECTIVE),
+    "Sqitch": ("Sqitch", "-- Revert shop:orders from pg", UNDOES),
+}
+NO_MARKERS = {
+    "after a statement": "SELECT 1; -- +goose Up",
+    "in a string": "INSERT INTO help VALUES ('a\n-- +goose Down\nb')",
+    "in dollar quotes": "CREATE FUNCTION f() RETURNS text RETURN $$\n-- migrate:down\n$$",
+    "in a block comment": "/* as with\n-- +migrate Up\n*/ SELECT 1",
+    "about it": "-- made from goose's file; was -- +goose Up there\nSELECT 1",
+    "a heading": "-- Up migration\nSELECT 1",
+    "words in the next line": "--\ndown migration",
+    "a sentence": "-- revert orders from pg to another server\n-- the changeset of May: 1\nSELECT 1",
+    "our own": "-- no-transaction\n-- minimum-version: 1\nSELECT 1",
+    "a breakpoint of Drizzle": "SELECT 1;\n--> statement-breakpoint\nSELECT 2",
+}
+
+
+@pytest.mark.parametrize("before", ["", "\ufeff", "SELECT 1;\r\n"], ids=["first", "after a BOM", "later"])
+@pytest.mark.parametrize(("tool", "line", "message"), MARKERS.values(), ids=MARKERS)
+def test_marker_of_another_tool_is_refused(tool: str, line: str, message: str, before: str) -> None:
+    contents = look(f"{before}{line}\nSELECT 2;\n{line}")
+
+    [problem] = contents.problems
+    assert (str(problem).splitlines()[0], problem.line) == (
+        f"003_c.sql:{1 + before.count('SELECT')}: {message.format(tool)}",
+        1 + before.count("SELECT"),
+    )
+
+
+@pytest.mark.parametrize("text", NO_MARKERS.values(), ids=NO_MARKERS)
+def test_text_about_another_tool_is_no_marker(text: str) -> None:
+    assert look(text).problems == []
+
+
+def test_marker_is_shown_and_nothing_is_applied(folder: Folder, slipway: Slipway) -> None:
+    up, down = "-- migrate:up\nCREATE TABLE t ();", "-- migrate:down\nDROP TABLE t;"
+
+    finished = slipway("check", env={}, migrations=folder({"001_a.sql": f"{up}\n{down}"}))
+
+    assert finished.code == 21, finished
+    assert finished.outcome
+    assert finished.outcome["message"] == f"001_a.sql:1: {DIVIDED.format('dbmate')}\n  1 | -- migrate:up\n    | ^"

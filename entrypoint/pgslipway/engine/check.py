@@ -10,6 +10,7 @@ from ..errors import Problem
 from ..files import LARGE, Source
 from ..migrations import Migration
 from .assignments import ISOLATION, LEVELS, MODE, assignments, refused
+from .markers import marker
 from .message import NO_TRANSACTION, excerpt
 from .sql import SqlError, Statement, folded, leading_comments, statements
 
@@ -108,6 +109,8 @@ def check(migration: Migration, source: Source) -> Contents:
     try:
         refuse_nul(source)
         take_directives(migration, source, contents)
+        if found := marker(source):
+            contents.problems.append(at(*found))
         examine(source, contents, at)
     except SqlError as error:
         contents.problems.append(at(error.offset, str(error)))
