@@ -15,6 +15,7 @@ class Options:
     exit_code = False
     done = False
     retry = False
+    restart = False
     since: int | None = None
 
 

@@ -321,7 +321,7 @@ async def test_temporary_object_of_a_lost_session_is_missed(
     assert second.outcome["message"] == (
         "001_a.sql:3: this made something temporary, which is gone with the session of an earlier run; use a plain "
         "table: undo by hand what the file did, "
-        'and have it start anew with: DELETE FROM "public"."schema_migrations_steps" WHERE version = 1\n'
+        "and have it start anew with: pgslipway resolve 1 --restart\n"
         f"  3 | {temporary};\n"
         "    | ^"
     )
@@ -532,7 +532,7 @@ async def leave_unfinished(database: Database, folder: Folder, slipway: Slipway)
 
 WAY_OUT = (
     "its first 3 are done. Put their text back as it was; or undo by hand what they did, and "
-    'have the file start anew with: DELETE FROM "public"."schema_migrations_steps" WHERE version = 1'
+    "have the file start anew with: pgslipway resolve 1 --restart"
 )
 CHANGES = {
     "edited": (
@@ -581,9 +581,10 @@ async def test_file_starts_anew_with_the_command_that_the_message_gives(
     command = refused.outcome["message"].split("have the file start anew with: ")[1].split("\n")[0]
 
     await database.execute("DROP TABLE log")
-    await database.execute(command)
+    resolved = slipway(*command.split()[1:], env=database.environ)
     finished = slipway(env=database.environ, migrations=files)
 
+    assert resolved.code == 0, resolved
     assert finished.code == 0, finished
     assert await numbers(database) == [10]
 

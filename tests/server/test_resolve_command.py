@@ -275,6 +275,45 @@ async def test_file_can_be_corrected_after_resolve_retry(database: Database, fol
     assert await numbers(database) == [0, 1, 2]
 
 
+async def test_resolve_restart_begins_the_file_anew(database: Database, folder: Folder, slipway: Slipway) -> None:
+    await interrupt_call(database, folder, slipway, "SIGTERM", "INSERT INTO log VALUES (3)")
+    await database.execute("DELETE FROM log")
+    files = folder({"003_a.sql": without_transaction("INSERT INTO log VALUES (4)", CALL)})
+
+    resolved = await asyncio.to_thread(slipway, "resolve", "3", "--restart", env=database.environ)
+    left = await steps_of(database, 3)
+    finished = await asyncio.to_thread(slipway, env=database.environ, migrations=files)
+
+    assert resolved.code == 0, resolved
+    assert resolved.outcome
+    message = "noted: the next run begins version 3 anew; 2 statements of it had been begun"
+    assert resolved.outcome["message"] == message
+    assert left == []
+    assert finished.code == 0, finished
+    assert await numbers(database) == [1, 2, 4]
+
+
+async def test_resolve_restart_leaves_other_files_and_the_history_alone(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    files = folder({"001_a.sql": without_transaction("SELECT 1"), "002_b.sql": without_transaction("SELECT 1", "oops")})
+    assert slipway(env=database.environ, migrations=files).code == 24
+    await database.execute(in_flight("CREATE INDEX CONCURRENTLY i ON t (n)", version=3, step=1, line=2))
+
+    applied = slipway("resolve", "1", "--restart", env=database.environ)
+    first = slipway("resolve", "3", "--restart", env=database.environ)
+    second = slipway("resolve", "3", "--restart", env=database.environ)
+
+    assert [one.code for one in (applied, first, second)] == [23, 0, 23], first
+    for finished, version in ((applied, 1), (second, 3)):
+        assert finished.outcome
+        assert finished.outcome["message"] == (
+            f"version {version} is not unfinished, so there is nothing to begin anew"
+        )
+    assert await steps_of(database, 2) == [(1, 2, True)]
+    assert await database.applied() == ["001_a.sql"]
+
+
 @pytest.mark.parametrize("decision", ["--done", "--retry"])
 async def test_nothing_in_flight_is_a_conflict(
     decision: str, database: Database, folder: Folder, slipway: Slipway
@@ -302,6 +341,8 @@ async def test_nothing_in_flight_is_a_conflict(
         ("resolve", "3"),
         ("resolve", "--done"),
         ("resolve", "3", "--done", "--retry"),
+        ("resolve", "3", "--restart", "--retry"),
+        ("resolve", "--restart"),
         ("resolve", "three", "--done"),
         ("resolve", "-3", "--done"),
         ("resolve", "003_a.sql", "--done"),
@@ -320,11 +361,12 @@ def test_resolve_needs_a_version_and_a_decision(arguments: tuple[str, ...], slip
     [
         (("up", "--done"), "--done goes with resolve, not with up"),
         (("status", "--retry"), "--retry goes with resolve, not with status"),
+        (("plan", "--restart"), "--restart goes with resolve, not with plan"),
         (("up", "3"), "up takes no argument"),
         (("resolve", "3", "4", "--done"), "unknown arguments: too many"),
         (("resolve", "3", "--don"), "unknown arguments: --don"),
     ],
-    ids=["done", "retry", "version", "two", "abbreviated"],
+    ids=["done", "retry", "restart", "version", "two", "abbreviated"],
 )
 def test_arguments_of_resolve_go_with_resolve(arguments: tuple[str, ...], message: str, slipway: Slipway) -> None:
     finished = slipway(*arguments, env={})
@@ -333,14 +375,15 @@ def test_arguments_of_resolve_go_with_resolve(arguments: tuple[str, ...], messag
     assert message in finished.err
 
 
-async def test_resolve_waits_for_the_lock(database: Database, folder: Folder, slipway: Slipway) -> None:
+@pytest.mark.parametrize("decision", ["--done", "--restart"])
+async def test_resolve_waits_for_the_lock(decision: str, database: Database, folder: Folder, slipway: Slipway) -> None:
     await interrupt_call(database, folder, slipway)
     async with database.migration_lock():
         locked = await asyncio.to_thread(
-            slipway, "resolve", "3", "--done", env=database.environ, lock_timeout="300ms"
+            slipway, "resolve", "3", decision, env=database.environ, lock_timeout="300ms"
         )  # fmt: skip
         left = await steps_of(database, 3)
-        waiting = slipway.start("resolve", "3", "--done", env=database.environ)
+        waiting = slipway.start("resolve", "3", decision, env=database.environ)
         await asyncio.to_thread(waiting.wait_for_log, "waiting for the migration lock")
 
     finished = await asyncio.to_thread(waiting.finish)
@@ -350,7 +393,8 @@ async def test_resolve_waits_for_the_lock(database: Database, folder: Folder, sl
     assert finished.code == 0, finished
 
 
-async def test_resolve_waits_for_an_orphan(database: Database, folder: Folder, slipway: Slipway) -> None:
+@pytest.mark.parametrize("decision", ["--done", "--restart"])
+async def test_resolve_waits_for_an_orphan(decision: str, database: Database, folder: Folder, slipway: Slipway) -> None:
     """As behind a pooler, where the lock was the killed run's and its session is the pool's."""
     await interrupt_call(database, folder, slipway)
     await database.execute("CREATE TABLE held ()")
@@ -359,7 +403,7 @@ async def test_resolve_waits_for_an_orphan(database: Database, folder: Folder, s
         orphan = asyncio.create_task(database.execute(CALL))
         pid = await wait_for_query(database, "CALL %")
         locked = await asyncio.to_thread(
-            slipway, "resolve", "3", "--done", env=database.environ, lock_timeout="1s"
+            slipway, "resolve", "3", decision, env=database.environ, lock_timeout="1s"
         )  # fmt: skip
         left = await steps_of(database, 3)
     await orphan
@@ -381,9 +425,10 @@ async def test_resolve_becomes_the_role(database: Database, folder: Folder, slip
     await database.execute(in_flight(CALL, version=3, step=2, line=3))
 
     as_login = slipway("resolve", "3", "--done", env=login.environ)
+    begun_anew = slipway("resolve", "3", "--restart", env=login.environ)
     as_role = slipway("resolve", "3", "--done", env=login.environ, role="resolve_owner")
 
-    assert as_login.code == 22, as_login
+    assert (as_login.code, begun_anew.code) == (22, 22), begun_anew
     assert "permission denied for table schema_migrations_steps" in as_login.err
     assert as_role.code == 0, as_role
 

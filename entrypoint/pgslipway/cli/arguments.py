@@ -15,11 +15,12 @@ COMMANDS = {
     "wait": "block until another run has applied everything; reads the history only (14 when it takes too long)",
     "status": "show a row for each migration (--json, --exit-code: 14 when something is pending)",
     "plan": "show the files that `up` would apply, or exit with the code of its refusal",
-    "resolve": "decide on a half-done statement: resolve VERSION --done, or --retry",
+    "resolve": "decide on a half-done file: resolve VERSION --done, --retry or --restart",
     "check": "check the files alone, without a database (--since VERSION)",
     "rehearse": "apply everything to a throw-away embedded Postgres (DIR instead of MIGRATE_DIR)",
 }
-OPTIONS = {"json": "status", "exit_code": "status", "since": "check", "done": "resolve", "retry": "resolve"}
+DECISIONS = ("done", "retry", "restart")
+OPTIONS = {"json": "status", "exit_code": "status", "since": "check", **dict.fromkeys(DECISIONS, "resolve")}
 """The options that belong to one command only."""
 TAKE_ARGUMENT = {"rehearse", "resolve"}
 
@@ -56,10 +57,11 @@ def parse(arguments: Sequence[str]) -> tuple[Options, dict[str, str]]:
 
 def check_resolve(options: Options) -> None:
     """Raise BadConfiguration unless a version and one decision are given."""
-    if not is_digits(options.argument or "", 19) or options.done == options.retry:
+    if not is_digits(options.argument or "", 19) or sum(getattr(options, name) for name in DECISIONS) != 1:
         raise BadConfiguration(
-            "resolve takes the version of the unfinished file, and either --done (its statement in flight took effect: "
-            "go on after it) or --retry (it did not: run it again), as in: pgslipway resolve 3 --done"
+            "resolve takes the version of the unfinished file, and one of --done (its statement in flight took effect: "
+            "go on after it), --retry (it did not: run it again) and --restart (all that the file did was undone by "
+            "hand: begin it anew), as in: pgslipway resolve 3 --done"
         )
 
 
@@ -76,7 +78,7 @@ def make_parser() -> Parser:
     parser.add_argument("command", nargs="?", default="up", choices=COMMANDS, metavar="COMMAND")
     parser.add_argument("argument", nargs="?", metavar="DIR|VERSION", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"pgslipway {__version__}")
-    for flag in ("--json", "--exit-code", "--done", "--retry"):
+    for flag in ("--json", "--exit-code", *(f"--{name}" for name in DECISIONS)):
         parser.add_argument(flag, action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--since", type=int, metavar="VERSION", help=argparse.SUPPRESS)
     settings = parser.add_argument_group("settings, each also an environment variable")

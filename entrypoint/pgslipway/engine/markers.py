@@ -53,4 +53,4 @@ def is_line_comment(source: Source, offset: int) -> bool:
     line = source.rfind(b"\n", 0, offset) + 1
     if source[line:offset].strip(b" \t\r\f\v\xef\xbb\xbf"):
         return False
-    return any(start == offset for kind, start, _ in tokens(source) if kind == "line")
+    return any(start == offset for _, start, _ in tokens(source))

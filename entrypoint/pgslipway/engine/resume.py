@@ -73,14 +73,19 @@ async def refuse_what_is_stuck(connection: Connection, journal: Journal, job: Jo
         raise HalfDone(Problem(begun, job.filename, joint=" "))
     if progress.in_flight and rule_of(progress.in_flight) is None:
         raise HalfDone(undecided(job.filename, progress.in_flight))
-    refuse_edited(journal, job, job.migration.read(), await journal.checksums(connection, job.migration.version))
+    refuse_edited(job, job.migration.read(), await journal.checksums(connection, job.migration.version))
 
 
-def refuse_edited(journal: Journal, job: Job, source: Source, done: Sequence[str]) -> None:
+def restart(job: Job) -> str:
+    """Return the command that has a file begin anew."""
+    return f"pgslipway resolve {job.migration.version} --restart"
+
+
+def refuse_edited(job: Job, source: Source, done: Sequence[str]) -> None:
     """Raise HalfDone unless the statements with the checksums `done` are still the first ones of the file."""
     way_out = (
         f"its first {len(done)} are done. Put their text back as it was; or undo by hand what they did, and have the "
-        f"file start anew with: {journal.clear_sql(job.migration.version)}"
+        f"file start anew with: {restart(job)}"
     )
     number = 0
     for step in takewhile(lambda step: step.number <= len(done), steps(source)):
@@ -92,9 +97,7 @@ def refuse_edited(journal: Journal, job: Job, source: Source, done: Sequence[str
         raise HalfDone(Problem(f"has {number} statements now, but {way_out}", job.filename, joint=" "))
 
 
-async def refuse_lost_temporary(
-    connection: Connection, journal: Journal, job: Job, source: Source, done: Sequence[str]
-) -> None:
+async def refuse_lost_temporary(connection: Connection, job: Job, source: Source, done: Sequence[str]) -> None:
     """Raise HalfDone where the rest of the file follows on temporary tables that are gone."""
     made: dict[str, Step] = {}
     last = 0
@@ -106,8 +109,7 @@ async def refuse_lost_temporary(
         if await connection.execute(HAS_TEMPORARY.format(name=quote_literal(name))) != "SELECT 1":
             message = (
                 "this made something temporary, which is gone with the session of an earlier run; use a plain "
-                "table: undo by hand what the file did, and have it start anew with: "
-                + journal.clear_sql(job.migration.version)
+                f"table: undo by hand what the file did, and have it start anew with: {restart(job)}"
             )
             raise HalfDone(excerpt(job.filename, source, step.statement.start, message))
 

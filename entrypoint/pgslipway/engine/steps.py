@@ -77,8 +77,8 @@ class SteppedFile:
         session, job = self.session, self.job
         if in_flight and await self.settle_in_flight(in_flight):
             self.done.append(in_flight.checksum)
-        refuse_edited(session.journal, job, self.source, self.done)
-        await refuse_lost_temporary(session.connection, session.journal, job, self.source, self.done)
+        refuse_edited(job, self.source, self.done)
+        await refuse_lost_temporary(session.connection, job, self.source, self.done)
         for step in steps(self.source):
             if step.is_setting:
                 await self.set(step)
