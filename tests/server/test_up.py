@@ -437,3 +437,19 @@ async def test_no_privilege_on_the_history_is_an_access_failure(
 
     assert finished.code == 22, finished
     assert "permission denied for table schema_migrations" in finished.err
+
+
+async def test_statement_that_must_come_before_any_write_gets_a_hint(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    """As pg_create_logical_replication_slot says it, where wal_level lets it get so far."""
+    text = "cannot create logical replication slot in transaction that has performed writes"
+    raises = f"DO $$ BEGIN RAISE '{text}' USING ERRCODE = 'active_sql_transaction'; END $$"
+
+    finished = slipway(env=database.environ, migrations=folder({"001_a.sql": raises}))
+
+    assert finished.code == 24, finished
+    assert (
+        "\nhint: a file writes its history row first, and this must come before any write: "
+        "put it in a file of its own that has the line `-- no-transaction` at its top\n"
+    ) in finished.err

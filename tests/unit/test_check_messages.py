@@ -195,6 +195,35 @@ DIVIDED = (
 )
 DIRECTIVE = "this line is {0}'s, and has no effect here; write what it asks for as SQL or as files, and take it out"
 UNDOES = "this is a script of {0} that undoes a change; give it a name that ends in .down.sql, or leave it out"
+BOM = "a byte order mark, as two files put together have one; remove it"
+HIDDEN = {
+    "put together": ("\ufeffSELECT 1;\n\ufeffSELECT 2;", 2, "\\ufeffSELECT 2;", 0),
+    "before a comment": ("SELECT 1;\n\ufeff-- two\n", 2, "\\ufeff-- two", 0),
+    "twice at the start": ("\ufeff\ufeffSELECT 1;", 1, "\\ufeffSELECT 1;", 0),
+    "in a name": ("SELECT 1;\nSELECT é\ufeffb, 'a\u200bb\u00a0c'", 2, "SELECT é\\ufeffb, 'a\\u200bb\\u00a0c'", 8),
+}
+NOT_HIDDEN = {
+    "at the start": "\ufeffSELECT 1;",
+    "in a string": "INSERT INTO t VALUES ('\ufeff')",
+    "in a quoted name": 'SELECT "\ufeff"',
+    "in a body": "DO $$ BEGIN PERFORM '\ufeff'; END $$",
+    "in a comment": "-- \ufeff\n/* \ufeff */ SELECT 1",
+}
+
+
+@pytest.mark.parametrize(("text", "line", "shown", "column"), HIDDEN.values(), ids=HIDDEN)
+def test_byte_order_mark_within_the_sql_is_refused_and_shown(text: str, line: int, shown: str, column: int) -> None:
+    contents = look(text)
+
+    message = f"003_c.sql:{line}: {BOM}\n  {line} | {shown}\n    | {' ' * column}^"
+    assert list(map(str, contents.problems)) == [message]
+
+
+@pytest.mark.parametrize("text", NOT_HIDDEN.values(), ids=NOT_HIDDEN)
+def test_byte_order_mark_where_it_does_no_harm_is_accepted(text: str) -> None:
+    assert look(text).problems == []
+
+
 MARKERS = {
     "goose": ("goose", "-- +goose Up", DIVIDED),
     "goose, as it likes it": ("goose", "--+GOOSE NO TRANSACTION", DIVIDED),

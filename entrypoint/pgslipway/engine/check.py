@@ -1,5 +1,6 @@
 """The check of a file alone: how it wants to be run, and which of its statements can never work."""
 
+import codecs
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from ..migrations import Migration
 from .assignments import ISOLATION, LEVELS, MODE, assignments, refused
 from .markers import marker
 from .message import NO_TRANSACTION, excerpt
-from .sql import SqlError, Statement, folded, leading_comments, statements
+from .sql import SqlError, Statement, folded, leading_comments, statements, text_start, tokens
 
 PIECE = 1 << 16
 """Bytes of a large file that are sent at once: the memory of both sides stays bounded."""
@@ -108,6 +109,7 @@ def check(migration: Migration, source: Source) -> Contents:
     at = partial(excerpt, migration.filename, source)
     try:
         refuse_nul(source)
+        refuse_bom(source)
         take_directives(migration, source, contents)
         if found := marker(source):
             contents.problems.append(at(*found))
@@ -121,6 +123,14 @@ def refuse_nul(source: Source) -> None:
     """Raise SqlError for a NUL byte, which the protocol takes for the end of the text."""
     if (position := source.find(b"\0")) >= 0:
         raise SqlError(position, "a NUL byte, which Postgres cannot store; remove it")
+
+
+def refuse_bom(source: Source) -> None:
+    """Raise SqlError for a byte order mark within the SQL, which Postgres takes for a part of a name."""
+    if source.find(codecs.BOM_UTF8, text_start(source)) >= 0:
+        for kind, start, end in tokens(source):
+            if kind == "word" and (place := source[start:end].find(codecs.BOM_UTF8)) >= 0:
+                raise SqlError(start + place, "a byte order mark, as two files put together have one; remove it")
 
 
 def examine(source: Source, contents: Contents, at: At) -> None:

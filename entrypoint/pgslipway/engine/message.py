@@ -8,14 +8,22 @@ import asyncpg
 
 from ..errors import Problem
 from ..files import Source
+from .sql import text_start
 
 UNPRINTABLE = re.compile(r"[^\t\x20-\x7e\xa0-\U0010ffff]")
+INVISIBLE = re.compile("[\u00a0\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2064\u2066-\u2069\ufeff]")
+"""What hides in a line, or looks like a blank, and is none to Postgres."""
 NEWLINE = re.compile(rb"\n")
 WIDTH = 100
 """Characters of a long line that are shown around the caret."""
 NO_TRANSACTION = "put it in a file of its own that has the line `-- no-transaction` at its top"
 HINTS = (
     ("25001", "transaction block", f"this cannot run inside a transaction: {NO_TRANSACTION}"),
+    (
+        "25001",
+        "performed writes",
+        f"a file writes its history row first, and this must come before any write: {NO_TRANSACTION}",
+    ),
     ("2D000", "", f"a file is one transaction, so nothing in it may commit: {NO_TRANSACTION}"),
     ("55P04", "", "a new enum value can be used once it is committed: put ALTER TYPE … ADD VALUE in an earlier file"),
     ("0A000", "already been loaded", f"it must be the first statement that a session runs: {NO_TRANSACTION}"),
@@ -70,14 +78,19 @@ def excerpt(filename: str, source: Source, offset: int, message: str) -> Problem
     number = line_of(source, offset)
     start = source.rfind(b"\n", 0, offset) + 1
     end = source.find(b"\n", offset)
-    before = source[max(start, offset - 4 * WIDTH) : offset].decode(errors="ignore")[-WIDTH // 2 :]
+    offset = max(offset, text_start(source))
+    first = max(start, text_start(source), offset - 4 * WIDTH)
+    before = source[first:offset].decode(errors="ignore")[-WIDTH // 2 :]
     after = source[offset : min(end if end >= 0 else len(source), offset + 4 * WIDTH)].decode(errors="ignore")
-    before, line = (
-        UNPRINTABLE.sub("�", text.rstrip("\r\n").replace("\ufeff", "")) for text in (before, before + after[:WIDTH])
-    )
+    before, line = (shown(text.rstrip("\r\n")) for text in (before, before + after[:WIDTH]))
     padding = re.sub(r"[^\t]", " ", before)
     margin = " " * len(str(number))
     return Problem(f"{message}\n  {number} | {line.rstrip()}\n  {margin} | {padding}^", filename, number)
+
+
+def shown(text: str) -> str:
+    """Return `text` so that a person sees all of it: what has no width of its own by its number."""
+    return INVISIBLE.sub(lambda match: f"\\u{ord(match[0]):04x}", UNPRINTABLE.sub("�", text))
 
 
 def explain(
