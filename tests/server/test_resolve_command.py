@@ -91,6 +91,68 @@ async def test_call_that_commits_inside_runs_outside_a_transaction_once(
     assert await numbers(database) == [1, 2, 3]
 
 
+BATCH = "PERFORM nextval(''s''); RAISE NOTICE ''a batch''; {};"
+PROCEDURES = f"""
+CREATE SEQUENCE s;
+CREATE PROCEDURE commits() LANGUAGE plpgsql AS 'BEGIN {BATCH.format("COMMIT")} END';
+CREATE PROCEDURE "Rolls. back"() LANGUAGE plpgsql AS 'BEGIN {BATCH.format("rollback and chain")} END';
+CREATE PROCEDURE calls() LANGUAGE plpgsql AS 'BEGIN CALL public."Rolls. back"(); END';
+"""
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CALL commits()",
+        'CALL "Rolls. back"()',
+        "call public.calls()",
+        "DO 'BEGIN " + BATCH.format("COMMIT") + " END'",
+        "DO LANGUAGE plpgsql $$BEGIN " + BATCH.format("COMMIT AND CHAIN").replace("''", "'") + " END$$",
+        "do $x$ BEGIN CALL commits(); END $x$",
+    ],
+)
+async def test_first_batch_of_a_statement_that_commits_inside_is_done_once(
+    statement: str, database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    await database.execute(PROCEDURES)
+
+    finished = slipway(env=database.environ, migrations=folder({"001_a.sql": without_transaction(statement)}))
+
+    assert finished.code == 0, finished
+    assert finished.err.count("notice: a batch") == 1
+    assert [row["last_value"] for row in await database.fetch("SELECT last_value FROM s")] == [1]
+
+
+@pytest.mark.parametrize(
+    ("before", "code"), [("", 24), ("BEGIN PERFORM 1/0; EXCEPTION WHEN OTHERS THEN END;", 24), ("COMMIT;", 25)]
+)
+async def test_failure_before_the_first_commit_is_the_statements_own(
+    before: str, code: int, database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    do = f"DO $$ BEGIN {before} INSERT INTO log VALUES (1); PERFORM 1/0; COMMIT; END $$"
+    files = folder({"001_a.sql": without_transaction(LOG, do)})
+
+    finished = slipway(env=database.environ, migrations=files)
+
+    assert finished.code == code, finished
+    assert "001_a.sql:3: division by zero" in finished.err
+    assert await steps_of(database, 1) == [(1, 2, True)] + ([(2, 3, False)] if code == 25 else [])
+
+
+async def test_first_batch_whose_table_is_busy_is_tried_again(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    await database.execute(LOG)
+    files = folder({"001_a.sql": without_transaction("DO 'BEGIN LOCK TABLE log; COMMIT; END'")})
+    async with transaction_on(database, "LOCK TABLE log"):
+        runner = slipway.start(env=database.environ, migrations=files, ddl_lock_timeout="50ms")
+        await asyncio.to_thread(runner.wait_for_log, "001_a.sql:2: canceling statement due to lock timeout")
+
+    finished = await asyncio.to_thread(runner.finish)
+
+    assert finished.code == 0, finished
+
+
 async def test_call_that_does_not_commit_runs_in_a_transaction(
     database: Database, folder: Folder, slipway: Slipway
 ) -> None:

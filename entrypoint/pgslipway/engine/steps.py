@@ -16,6 +16,7 @@ from ..errors import BadConfiguration, Busy, HalfDone, MigrationFailed, NotInTra
 from ..files import Source
 from ..quote import milliseconds
 from .check import EXTENSION_UPDATE, NEEDS_ROLE, OUTSIDE
+from .commits import MAY_COMMIT, commits_inside, has_committed, transaction_number
 from .journal import NOT_BEGUN, Entry
 from .leftovers import is_put_back_sql, put_back_sql
 from .lock import Held
@@ -31,8 +32,6 @@ logger = logging.getLogger(__name__)
 
 NOT_IN_TRANSACTION = {"25001", "2D000"}
 """SQLSTATEs of a statement that refuses to run inside a transaction, and of one that commits in there."""
-COMMITS_INSIDE = re.compile(r"(CALL|DO)\b", re.IGNORECASE)
-"""Statements that may have committed a part of their work before Postgres refused the rest."""
 RESETS = re.compile(r"RESET (ALL|LOCK_TIMEOUT|STANDARD_CONFORMING_STRINGS)\b")
 
 
@@ -121,7 +120,7 @@ class SteppedFile:
         if step.number == 1 and EXTENSION_UPDATE.match(step.statement.text):
             await self.update_extension(step)
             return
-        if not OUTSIDE.match(step.statement.text):
+        if not OUTSIDE.match(step.statement.text) and not await commits_inside(self.session.connection, step.text):
             with suppress(NotInTransaction):
                 await self.perform_inside(step)
                 return
@@ -154,11 +153,12 @@ class SteppedFile:
         # In flight is committed before the statement is sent: killed in between, the next run finds no effect and
         # repeats it; the other way round, nobody would know that it ever ran.
         await session.add(session.journal.add_sql(entry, session.held.condition, is_done=False))
+        begun = await self.count_transactions(entry)
         try:
             async with session.unlimited(LOCKS) if rule and rule.may_wait else nullcontext():
                 await session.send(step.sent, step.line, if_lost)
         except (MigrationFailed, Busy) as error:
-            if not await self.took_effect(rule, entry, error):
+            if not await self.took_effect(rule, entry, error, begun):
                 raise
             return
         except asyncio.CancelledError:
@@ -180,13 +180,25 @@ class SteppedFile:
             )
             raise MigrationFailed(Problem(invalid, self.job.filename, entry.line))
 
-    async def took_effect(self, rule: Rule | None, entry: Entry, error: MigrationFailed | Busy) -> bool:
+    async def count_transactions(self, entry: Entry) -> int | None:
+        """Return the number of the transaction before a statement that may commit inside; None where it tells nothing.
+
+        Behind a pooler the next question may reach another session.
+        """
+        if MAY_COMMIT.match(entry.statement or "") and self.session.held.is_direct:
+            return await transaction_number(self.session.connection)
+        return None
+
+    async def took_effect(
+        self, rule: Rule | None, entry: Entry, error: MigrationFailed | Busy, begun: int | None
+    ) -> bool:
         """Tell whether a statement that Postgres refused took effect all the same, and mend it: it is not in flight.
 
         Raises HalfDone for one that may have committed a part before: it must not be repeated unasked.
         """
         session = self.session
-        if rule is None and COMMITS_INSIDE.match(entry.statement or ""):
+        may_be_half_done = rule is None and MAY_COMMIT.match(entry.statement or "")
+        if may_be_half_done and (begun is None or await has_committed(session.connection, begun)):
             busy = [Problem(str(error), self.job.filename, entry.line)]
             causes = error.problems if isinstance(error, MigrationFailed) else busy
             raise HalfDone(*causes, undecided(self.job.filename, entry)) from error
