@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -10,6 +12,8 @@ import pytest
 from pgslipway import run_migrations
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from conftest import Folder, Slipway
     from servers import Database
 
@@ -79,3 +83,73 @@ async def test_encoding_of_an_applications_pool_does_not_matter(database: Databa
 
     assert [row["a"] for row in await database.fetch("SELECT a FROM t")] == ["Zoë"] * 3
     assert await database.applied() == sorted(files)
+
+
+@asynccontextmanager
+async def database_in(encoding: str, database: Database) -> AsyncIterator[Database]:
+    """Another database of that server, with such an encoding."""
+    other = database.server.database(f"{database.name}_{encoding.lower()}")
+    await database.execute(f"CREATE DATABASE {other.name} TEMPLATE template0 ENCODING {encoding} LOCALE 'C'")
+    try:
+        yield other
+    finally:
+        await database.execute(f"DROP DATABASE {other.name} WITH (FORCE)")
+
+
+COMMENT = "-- — 日本\n/* 🐘 /* — */ */"
+COMMENTED = {
+    "a first file": {"001_a.sql": f"{COMMENT} CREATE TABLE t (a text); INSERT INTO t {COMMENT} VALUES ('ü');"},
+    "a later file": {"001_a.sql": "CREATE TABLE t (a text);", "002_b.sql": f"INSERT INTO t {COMMENT} VALUES ('ü');"},
+    "a large file": {
+        "001_a.sql": f"CREATE TABLE t (a text);{COMMENT}\n--{'—' * 400_000}\nINSERT INTO t {COMMENT} VALUES ('ü');"
+    },
+    "without a transaction": {
+        "001_a.sql": f"-- no-transaction\nCREATE TABLE t (a {COMMENT} text);"
+        f"CREATE INDEX CONCURRENTLY i ON t {COMMENT} (a);"
+        f"CREATE PROCEDURE p() LANGUAGE plpgsql AS 'BEGIN INSERT INTO t VALUES (''ü''); COMMIT; END';"
+        f"CALL {COMMENT} p();"
+    },
+}
+
+
+@pytest.mark.parametrize("files", COMMENTED.values(), ids=COMMENTED)
+async def test_comment_may_have_what_the_database_cannot_store(
+    files: dict[str, str], database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    async with database_in("LATIN1", database) as other:
+        finished = await asyncio.to_thread(slipway, env=other.environ, migrations=folder(files))
+
+        assert finished.code == 0, finished
+        assert [row["a"] for row in await other.fetch("SELECT a FROM t")] == ["ü"]
+
+
+@pytest.mark.parametrize("before", [{}, {"000_first.sql": ""}], ids=["in the first file", "in a later file"])
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("SELECT /* — */ nowhere", '001_a.sql:3: column "nowhere" does not exist\n  3 | SELECT /* — */ nowhere;\n'),
+        ("SELECT '—', 1", "001_a.sql:3: character with byte sequence 0xe2 0x80 0x94 in encoding"),
+        ("SELECT 1 / 0 -- —\n", "001_a.sql:3: division by zero\n"),
+    ],
+    ids=["a place", "a string that cannot be stored", "no place"],
+)
+async def test_failure_beside_such_a_comment_has_its_place(
+    statement: str, expected: str, before: dict[str, str], database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    files = folder(before | {"001_a.sql": f"-- —\nSELECT 1; -- 日本\n{statement};"})
+    async with database_in("LATIN1", database) as other:
+        finished = await asyncio.to_thread(slipway, env=other.environ, migrations=files)
+
+    assert finished.code == 24, finished
+    assert expected in finished.err
+
+
+async def test_comment_is_sent_as_it_is_where_the_database_can_store_it(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    query = "CREATE TABLE t AS SELECT query FROM pg_stat_activity /* — */ WHERE pid = pg_backend_pid();"
+
+    finished = slipway(env=database.environ, migrations=folder({"001_a.sql": query}))
+
+    assert finished.code == 0, finished
+    assert [row["query"] for row in await database.fetch("SELECT query FROM t")] == [query]

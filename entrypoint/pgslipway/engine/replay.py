@@ -18,7 +18,7 @@ from ..files import Source
 from .check import Contents
 from .lock import Held
 from .message import Sent
-from .sending import STOP_TIMEOUT, Job, server_error
+from .sending import STOP_TIMEOUT, Job, sendable, server_error
 from .sql import Statement, statements
 
 SHORT = 10.0
@@ -76,7 +76,8 @@ async def first_failing(
         part = statements[index : index + size]
         savepoint = f"pgslipway_{part[0].start}_{size}"
         try:
-            await connection.execute(f"SAVEPOINT {savepoint}; {piece[part[0].start : part[-1].end].decode()}")
+            text = piece[part[0].start : part[-1].end].decode()
+            await connection.execute(f"SAVEPOINT {savepoint}; {sendable(connection, text)}")
         except asyncpg.PostgresError as error:
             if size > 1:
                 await connection.execute(f"ROLLBACK TO SAVEPOINT {savepoint}")

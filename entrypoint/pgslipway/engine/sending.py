@@ -19,6 +19,7 @@ from ..quote import milliseconds
 from .check import Contents
 from .lock_sql import NO_TIMEOUTS
 from .message import Sent, explain
+from .sql import plain_comments
 from .watch import Watch
 
 Answer = TypeVar("Answer")
@@ -30,6 +31,8 @@ ORPHAN_CHECK = "2s"
 """How often the server looks whether we are still there while it works (client_connection_check_interval)."""
 LOST = {"57P01", "57P02", "57P03", "25P03", "57P05"}
 """SQLSTATEs with which a server takes the connection away, besides class 08."""
+ANY_TEXT = {"UTF8", "SQL_ASCII"}
+"""The encodings of databases that take every text that is UTF-8."""
 NO_FILE = "no file was being applied"
 HALF_COMMITTED = (
     "so a part of it is committed and it counts as applied: look at the schema, mend it by hand, and take BEGIN, "
@@ -90,6 +93,16 @@ def settings_sql(config: Config, watch: Watch, scope: str) -> str:
     """Return SQL for our settings, for the SESSION or the transaction (LOCAL)."""
     ours = "".join(f"SET {scope} {name} = '{value}';" for name, value in settings(config).items())
     return f"{NO_TIMEOUTS[scope]} {ours} {watch.lock_timeout_sql(config.ddl_lock_timeout, scope)}"
+
+
+def sendable(connection: Connection, text: str) -> str:
+    """Return `text` as it can be sent: a comment may have what the database's encoding has not.
+
+    Its length stays, so that places do.
+    """
+    if text.isascii() or connection.get_settings().server_encoding in ANY_TEXT:
+        return text
+    return plain_comments(text)
 
 
 @asynccontextmanager

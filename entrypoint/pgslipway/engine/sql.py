@@ -51,6 +51,7 @@ STATEMENT_ENDS = b";"
 BLANK = {"space", "line", "block"}
 SPEAKING = {"word", "name", "group", "end"}
 """The kinds of token whose text matters."""
+NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 WORD = re.compile(rb'"[^"]*+(?>(?:""[^"]*+)*)"|[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*+')
 
 
@@ -206,6 +207,13 @@ def names(source: Source) -> Iterator[tuple[int, tuple[str, ...]]]:
         is_joined = source[start:end] == b"."
     if parts:
         yield count - len(parts), tuple(parts)
+
+
+def plain_comments(text: str) -> str:
+    """Return `text` with a question mark for each character of a comment that is not ASCII: as long as before."""
+    source = text.encode()
+    pieces = ((kind, source[start:end].decode()) for kind, start, end in tokens(source))
+    return "".join(NOT_ASCII.sub("?", piece) if kind in {"line", "block"} else piece for kind, piece in pieces)
 
 
 def leading_comments(source: Source) -> Iterator[str]:

@@ -24,7 +24,7 @@ from .lock_sql import lock_key
 from .message import excerpt
 from .recovery import Rule, hides_invalid, look_before, rule_for, rule_of, settle, undecided
 from .resume import Step, refuse_edited, refuse_lost_temporary, steps
-from .sending import Job, lost_while, own_sql, rolled_back_on_failure, see_through, settings_sql
+from .sending import Job, lost_while, own_sql, rolled_back_on_failure, see_through, sendable, settings_sql
 from .steps_session import ALL, LOCKS, StepsSession
 from .watch import Watch
 
@@ -113,6 +113,10 @@ class SteppedFile:
         await session.write(journal.finish_sql(entry) if took_effect else journal.remove_sql(entry))
         return took_effect
 
+    def text_of(self, step: Step) -> str:
+        """Return the text of a statement as it is sent."""
+        return sendable(self.session.connection, step.text)
+
     # --- the statements that are still to be run --------------------------------------------------------------------
 
     async def perform(self, step: Step) -> None:
@@ -120,7 +124,8 @@ class SteppedFile:
         if step.number == 1 and EXTENSION_UPDATE.match(step.statement.text):
             await self.update_extension(step)
             return
-        if not OUTSIDE.match(step.statement.text) and not await commits_inside(self.session.connection, step.text):
+        commits = await commits_inside(self.session.connection, self.text_of(step))
+        if not commits and not OUTSIDE.match(step.statement.text):
             with suppress(NotInTransaction):
                 await self.perform_inside(step)
                 return
@@ -145,7 +150,7 @@ class SteppedFile:
         session, rule = self.session, rule_for(step.statement)
         if not session.held.is_direct and self.job.history.role:
             raise BadConfiguration(excerpt(self.job.filename, self.source, step.statement.start, NEEDS_ROLE))
-        entry = replace(step.entry(self.job.migration.version), statement=step.text)
+        entry = replace(step.entry(self.job.migration.version), statement=self.text_of(step))
         if_lost = f"{session.place(entry)} may be half done; the next run looks, and goes on from there"
         async with session.refusals(entry, if_lost):
             name, before = await look_before(session.connection, rule, step.text)

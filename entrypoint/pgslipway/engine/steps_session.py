@@ -13,7 +13,7 @@ from .journal import Entry, Journal
 from .leftovers import CLEAN, have_it_read_as_sent
 from .lock import Held
 from .message import Sent
-from .sending import Job, file_sql, notices, own_sql, see_through, settings, settings_sql
+from .sending import Job, file_sql, notices, own_sql, see_through, sendable, settings, settings_sql
 from .watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class StepsSession:
         connection = connection or self.connection
         with notices(connection, self.job.filename), self.watch.over(f"{self.job.filename}:{line}"):
             async with file_sql(self.job, self.watch, if_lost, sent=sent, line=line):
-                await connection.execute(sent.text)
+                await connection.execute(sendable(connection, sent.text))
                 if connection is self.connection:
                     await have_it_read_as_sent(self.held)
 

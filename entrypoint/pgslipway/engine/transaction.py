@@ -40,6 +40,7 @@ from .sending import (
     own_sql,
     rolled_back_on_failure,
     see_through,
+    sendable,
     settings_sql,
 )
 from .sql import text_start
@@ -105,7 +106,8 @@ async def send_at_once(held: Held, job: Job, watch: Watch) -> bool:
                 async with file_sql(job, watch, if_lost(job), sent=sent):
                     # The row first, so that a second runner waits on its key; COMMIT last, so that a failure anywhere
                     # in the message leaves nothing of it.
-                    return await held.connection.execute(f"{before}{text}\n;{finish_sql(held, job)}") == STILL_OURS
+                    message = f"{before}{sendable(held.connection, text)}\n;{finish_sql(held, job)}"
+                    return await held.connection.execute(message) == STILL_OURS
         except asyncio.CancelledError:
             if not await was_committed(held, job):
                 raise
@@ -174,7 +176,7 @@ async def send(held: Held, job: Job, watch: Watch) -> None:
     for start, text in parts(source, job.contents):
         async with file_sql(job, watch, f"{job.filename} was not committed", sent=Sent(source, start, text)):
             await have_it_read_as_sent(held)
-            await held.connection.execute(text)
+            await held.connection.execute(sendable(held.connection, text))
 
 
 def parts(source: Source, contents: Contents) -> Iterator[tuple[int, str]]:
