@@ -420,7 +420,7 @@ async def test_database_of_the_environment_is_used_where_the_url_names_none(
 async def test_statement_that_forbids_itself_gets_no_wrong_advice(
     database: Database, folder: Folder, slipway: Slipway
 ) -> None:
-    late = "SELECT 1; SET TRANSACTION ISOLATION LEVEL SERIALIZABLE;"
+    late = "DO $$ BEGIN SET TRANSACTION ISOLATION LEVEL SERIALIZABLE; END $$"
 
     finished = slipway(env=database.environ, migrations=folder({"001_a.sql": late}))
 
