@@ -656,3 +656,74 @@ async def test_progress_line_fits_the_terminal(database: Database, folder: Folde
     drawn = [part for part in shown.rpartition("\n")[2].split("\r\x1b[K") if part]
     assert len(drawn) > 1, repr(shown)
     assert max(map(len, drawn)) < 80, drawn
+
+
+# --- the end of patience ----------------------------------------------------------------------------------------
+
+
+async def test_statement_that_is_found_busy_on_a_later_try_only_is_tried_again_as_the_first_one_was(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    """The first one keeps its effect when it is done, so the next try begins at the second one."""
+    await database.execute("CREATE TABLE a (); CREATE TABLE b ()")
+    alters = "ALTER TABLE a ADD COLUMN m int;\nALTER TABLE b ADD COLUMN m int;"
+    async with using(database, "SELECT FROM b"):
+        async with using(database):
+            process = slipway.start(
+                env=database.environ, migrations=folder({"001_a.sql": f"-- no-transaction\n{alters}"}),
+                ddl_lock_timeout="100ms",
+            )  # fmt: skip
+            await asyncio.to_thread(process.wait_for_log, "001_a.sql:2: canceling statement due to lock timeout")
+        await asyncio.to_thread(process.wait_for_log, "001_a.sql:3: canceling statement due to lock timeout")
+    finished = await asyncio.to_thread(process.finish)
+
+    assert finished.code == 0, finished
+    assert re.search(r"001_a\.sql:3: .*; rolled back, trying again in", finished.err), finished
+
+
+@asynccontextmanager
+async def recording(database: Database, version: int, filename: str) -> AsyncIterator[None]:
+    """Another runner that has not committed the row of a file in the history yet, and never will."""
+    async with database.connection() as other:
+        await other.execute(
+            f"BEGIN; INSERT INTO schema_migrations (version, filename) VALUES ({version}, '{filename}')"
+        )
+        yield
+
+
+@pytest.mark.parametrize("lock_timeout", ["0", "1m"], ids=["no limit", "a limit"])
+async def test_row_of_another_runner_is_waited_for_by_the_limit_of_the_lock_and_not_by_that_of_busy_tables(
+    lock_timeout: str, database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    assert slipway(env=database.environ, migrations=folder({"001_a.sql": ""})).code == 0
+    files = folder({"002_b.sql": "CREATE TABLE b ();"})
+    async with recording(database, 2, "002_b.sql"):
+        process = slipway.start(
+            env=database.environ, migrations=files, lock_timeout=lock_timeout, ddl_retry="0", ddl_lock_timeout="50ms"
+        )
+        await asyncio.to_thread(
+            until, lambda: len(PAUSE.findall(process.log)) >= 2 or not process.is_running(), "tries"
+        )
+
+    finished = await asyncio.to_thread(process.finish)
+
+    assert finished.code == 0, finished
+    assert finished.outcome
+    assert finished.outcome["applied"] == ["002_b.sql"]
+    assert "002_b.sql: another runner is applying it; rolled back, trying again in " in finished.err
+
+
+async def test_row_of_another_runner_that_never_commits_ends_as_locked_by_the_limit_of_the_lock(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    """However long the tables may be busy."""
+    assert slipway(env=database.environ, migrations=folder({"001_a.sql": ""})).code == 0
+    async with recording(database, 2, "002_b.sql"):
+        finished = await up(
+            slipway, database, folder({"002_b.sql": ""}), lock_timeout="300ms", ddl_retry="0", ddl_lock_timeout="50ms"
+        )
+
+    assert finished.code == 11, finished
+    assert finished.outcome
+    assert finished.outcome["message"] == "002_b.sql: another runner is applying it since MIGRATE_LOCK_TIMEOUT=0.3s"
+    assert len(PAUSE.findall(finished.err)) >= 1
