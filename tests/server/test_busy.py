@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from conftest import Finished, Folder, Slipway
-    from servers import Database, Embedded
+    from servers import Database, Embedded, Server
 
 WAITING = "SELECT pid FROM pg_locks WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = $1)"
 ALTER = {"001_a.sql": "ALTER TABLE a ADD COLUMN m int;"}
@@ -727,3 +727,23 @@ async def test_row_of_another_runner_that_never_commits_ends_as_locked_by_the_li
     assert finished.outcome
     assert finished.outcome["message"] == "002_b.sql: another runner is applying it since MIGRATE_LOCK_TIMEOUT=0.3s"
     assert len(PAUSE.findall(finished.err)) >= 1
+
+
+async def test_who_blocks_another_databases_run_is_not_blamed_where_a_pooler_hides_our_session(
+    server: Server, database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    """The lock in a transaction: then the server process that works is looked for by its name."""
+    await database.execute("CREATE TABLE a ()")
+    async with server.fresh_database() as elsewhere:
+        await elsewhere.execute("CREATE TABLE b ()")
+        async with using(elsewhere, "SELECT FROM b"), elsewhere.connection() as stuck, using(database) as other:
+            await stuck.execute("SET application_name = 'pgslipway'")
+            task = asyncio.create_task(stuck.execute("ALTER TABLE b ADD COLUMN m int"))
+            await eventually(lambda: is_waiting(elsewhere), "the other run waits")
+            finished = await up(slipway, database, folder(ALTER), ddl_retry="1s", lock="transaction")
+            pid = other.get_server_pid()
+        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            await task
+
+    assert finished.code == 12, finished
+    assert f"{TIMED_OUT}, held by pid {pid} " in finished.err

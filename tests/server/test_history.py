@@ -300,3 +300,12 @@ async def test_late_lower_version_is_applied_with_a_warning(
     assert refused.code == 23, refused
     assert allowed.code == 0, allowed
     assert "warning: out of order: 002_b.sql is pending below a version that is applied" in allowed.err
+
+
+async def test_new_table_is_wide_enough_for_the_last_of_its_first_files(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    finished = slipway(env=database.environ, migrations=folder({"001_a.sql": "", "20260131120000_b.sql": ""}))
+
+    assert finished.code == 0, finished
+    assert (await columns(database, "public", "schema_migrations"))[0][1] == "bigint"

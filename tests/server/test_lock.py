@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -281,3 +282,29 @@ async def test_file_without_a_transaction_is_not_touched_until_the_lock_that_was
     assert finished.code == 0, finished
     assert "002_b.sql:2: half done; running DROP INDEX CONCURRENTLY IF EXISTS public.a_n" in finished.err
     assert await is_valid(database, "a_n")
+
+
+async def test_sessions_that_block_on_the_lock_in_the_server_are_not_taken_for_its_holder(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    """A person who calls pg_advisory_lock has a row in pg_locks as well, which is not granted."""
+    take = f"SELECT pg_advisory_lock({lock_key('public', 'schema_migrations')})"
+    async with database.migration_lock() as holder, AsyncExitStack() as stack:
+        others = [await stack.enter_async_context(database.connection()) for _ in range(9)]
+        blocked = [asyncio.create_task(other.execute(take)) for other in others]
+        waiting = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        await eventually(lambda: all_of(database, waiting, len(others)), "they wait")
+        pid = holder.get_server_pid()
+        finished = await asyncio.to_thread(
+            slipway, env=database.environ, migrations=folder({"001_a.sql": ""}), lock_timeout="100ms"
+        )
+    await asyncio.gather(*blocked, return_exceptions=True)
+
+    assert finished.code == 11, finished
+    assert finished.outcome
+    assert finished.outcome["message"].startswith(f"the migration lock is still held by pid {pid} (")
+
+
+async def all_of(database: Database, query: str, count: int) -> bool:
+    """Whether a query has so many rows."""
+    return len(await database.fetch(query)) == count

@@ -904,3 +904,49 @@ async def test_long_file_goes_on_at_the_right_line(server: Server, folder: Folde
         assert '001_a.sql:503: column "oops" does not exist\n  503 | SELECT oops;' in refused.err
         assert finished.code == 0, finished
         assert await numbers(database) == [*range(1, 501)]
+
+
+@pytest.mark.parametrize("kind", ["VIEW", "SEQUENCE"])
+async def test_temporary_object_of_another_kind_that_the_file_has_dropped_is_not_missed(
+    kind: str, database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    made = f"CREATE TEMP {kind} t" + (" AS SELECT 1 AS n" if kind == "VIEW" else "")
+    before = [made, f"DROP {kind} t", LOG]
+    first = slipway(env=database.environ, migrations=folder({"001_a.sql": without_transaction(*before, "SELECT oops")}))
+
+    finished = slipway(env=database.environ, migrations=folder({"001_a.sql": without_transaction(*before, logging(1))}))
+
+    assert first.code == 24, first
+    assert finished.code == 0, finished
+    assert await numbers(database) == [1]
+
+
+LEAVES = {
+    "setting": "DO $$ BEGIN PERFORM set_config('app.left', 'yes', false); END $$",
+    "channel": "LISTEN heard",
+    "cursor": "DECLARE c CURSOR WITH HOLD FOR SELECT 1",
+    "prepared statement": "PREPARE p AS SELECT 1",
+    "advisory lock": "SELECT pg_advisory_lock(7)",
+    "name": "DO $$ BEGIN PERFORM set_config('application_name', 'other', false); END $$",
+}
+LEFT = """
+CREATE TABLE log AS SELECT coalesce(current_setting('app.left', true), '') || '|' ||
+    (SELECT count(*) FROM pg_listening_channels()) || '|' ||
+    (SELECT count(*) FROM pg_cursors WHERE is_holdable) || '|' ||
+    (SELECT count(*) FROM pg_prepared_statements) || '|' ||
+    (SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory') || '|' ||
+    current_setting('application_name') AS m
+"""
+
+
+@pytest.mark.parametrize("leaves", LEAVES.values(), ids=LEAVES)
+async def test_session_that_may_be_anothers_next_has_nothing_of_a_statement(
+    leaves: str, database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    """Where the lock is in a transaction of its own, as behind a pooler."""
+    files = folder({"001_a.sql": without_transaction(leaves, LEFT.strip())})
+
+    finished = slipway(env=database.environ, migrations=files, lock="transaction")
+
+    assert finished.code == 0, finished
+    assert [row["m"] for row in await database.fetch("SELECT m FROM log")] == ["|0|0|0|0|pgslipway"]

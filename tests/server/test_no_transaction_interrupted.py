@@ -28,7 +28,7 @@ from unfinished import (
 
 if TYPE_CHECKING:
     from conftest import Finished, Folder, Slipway
-    from servers import Database
+    from servers import Database, Server
 
 TABLE = "CREATE TABLE a AS SELECT n FROM generate_series(1, 10) AS n"
 WRITES = "INSERT INTO a VALUES (0)"
@@ -957,3 +957,24 @@ async def test_signal_while_waiting_for_an_orphan_ends_the_wait(
     await orphan
 
     assert finished.code == 143, finished
+
+
+async def test_session_that_works_on_the_same_statement_in_another_database_is_not_waited_for(
+    server: Server, database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    """The same image may be at work on many databases of a server."""
+    await make_journal(database, folder, slipway)
+    await database.execute(TABLE)
+    await database.execute(in_flight(INDEX, object_name="public.a_n", before=[]))
+    files = folder({"001_a.sql": without_transaction(INDEX)})
+    async with server.fresh_database() as other:
+        await other.execute(TABLE)
+        async with transaction_on(other, WRITES):
+            build = asyncio.create_task(other.execute(INDEX))
+            await index_begun(other, "a_n")
+            finished = await asyncio.to_thread(slipway, env=database.environ, migrations=files, lock_timeout="1s")
+        await build
+
+    assert finished.code == 0, finished
+    assert REPEATED in finished.err
+    assert "still works on" not in finished.err
