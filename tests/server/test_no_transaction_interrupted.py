@@ -902,6 +902,7 @@ async def test_orphan_that_does_not_end_is_a_lock_that_is_not_to_be_had(
     assert finished.outcome["message"] == (
         f"an earlier run's session, pid {pid}, still works on: {INDEX} (MIGRATE_LOCK_TIMEOUT=1s)"
     )
+    assert finished.err.count(f"still works on: {INDEX}\n") == 1
     assert left == [(1, 2, False)]
 
 
@@ -978,3 +979,61 @@ async def test_session_that_works_on_the_same_statement_in_another_database_is_n
     assert finished.code == 0, finished
     assert REPEATED in finished.err
     assert "still works on" not in finished.err
+
+
+async def test_orphan_is_waited_for_without_a_limit_where_the_lock_has_none(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    await make_journal(database, folder, slipway)
+    await database.execute(TABLE)
+    await database.execute(in_flight(INDEX, object_name="public.a_n", before=[]))
+    async with transaction_on(database, WRITES):
+        orphan = asyncio.create_task(database.execute(INDEX))
+        await index_begun(database, "a_n")
+        process = slipway.start(
+            env=database.environ, migrations=folder({"001_a.sql": without_transaction(INDEX)}), lock_timeout="0"
+        )
+        await asyncio.to_thread(process.wait_for_log, "still works on")
+    await orphan
+
+    finished = await asyncio.to_thread(process.finish)
+
+    assert finished.code == 0, finished
+    assert TOOK_EFFECT in finished.err
+
+
+async def test_leftover_of_a_reindex_that_somebody_runs_right_now_is_left_alone(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    await make_journal(database, folder, slipway)
+    await database.execute(f"{TABLE}; CREATE INDEX a_n ON a (n); CREATE TABLE b (n int); CREATE INDEX b_n ON b (n)")
+    async with transaction_on(database, "INSERT INTO b VALUES (0)"):
+        other = asyncio.create_task(database.execute("REINDEX TABLE CONCURRENTLY b"))
+        await eventually(lambda: database.fetch("SELECT FROM pg_class WHERE relname = 'b_n_ccnew'"), "it has begun")
+        finished = await run_with_in_flight("REINDEX TABLE CONCURRENTLY a", database, folder, slipway, before=[])
+    await other
+
+    assert finished.code == 0, finished
+    assert REPEATED in finished.err
+    assert "half done" not in finished.err
+    assert await is_valid(database, "b_n")
+
+
+async def test_leftover_of_a_reindex_is_dropped_though_somebody_reads_its_table(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    """Once the reader is done."""
+    await make_journal(database, folder, slipway)
+    await database.execute(f"{TABLE}; INSERT INTO a VALUES (1)")
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await database.execute("CREATE UNIQUE INDEX CONCURRENTLY a_n_ccnew ON a (n)")
+    statement = "REINDEX TABLE CONCURRENTLY a"
+    await database.execute(in_flight(statement, before=[]))
+    async with transaction_on(database, "SELECT FROM a"):
+        process = slipway.start(env=database.environ, migrations=folder({"001_a.sql": without_transaction(statement)}))
+        await asyncio.to_thread(process.wait_for_log, running("DROP INDEX CONCURRENTLY IF EXISTS public.a_n_ccnew"))
+
+    finished = await asyncio.to_thread(process.finish)
+
+    assert finished.code == 0, finished
+    assert await invalid_indexes(database) == []
