@@ -747,3 +747,21 @@ async def test_who_blocks_another_databases_run_is_not_blamed_where_a_pooler_hid
 
     assert finished.code == 12, finished
     assert f"{TIMED_OUT}, held by pid {pid} " in finished.err
+
+
+async def test_who_blocks_another_run_in_the_same_database_is_not_blamed(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    """One with another history, as of two services that share a database."""
+    await database.execute("CREATE TABLE a (); CREATE TABLE b ()")
+    async with using(database, "SELECT FROM b"), database.connection() as stuck, using(database) as other:
+        await stuck.execute("SET application_name = 'pgslipway'")
+        task = asyncio.create_task(stuck.execute("ALTER TABLE b ADD COLUMN m int"))
+        await eventually(lambda: is_waiting(database), "the other run waits")
+        finished = await up(slipway, database, folder(ALTER), ddl_retry="1s")
+        pid = other.get_server_pid()
+    with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        await task
+
+    assert finished.code == 12, finished
+    assert f"{TIMED_OUT}, held by pid {pid} " in finished.err
