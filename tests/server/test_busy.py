@@ -765,3 +765,19 @@ async def test_who_blocks_another_run_in_the_same_database_is_not_blamed(
 
     assert finished.code == 12, finished
     assert f"{TIMED_OUT}, held by pid {pid} " in finished.err
+
+
+async def test_analysis_of_a_table_is_shown(database: Database, folder: Folder, slipway: Slipway) -> None:
+    """It computes the expression of an index for each row."""
+    await slow_table(database, pages=20, pause=0)
+    await database.execute("CREATE INDEX a_n ON a (slow(n))")
+    await database.execute(
+        "CREATE OR REPLACE FUNCTION slow(n int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS "
+        "'BEGIN PERFORM pg_sleep(0.2); RETURN n; END'"
+    )
+    process = slipway.start(env=database.environ, migrations=folder({"001_a.sql": "ANALYZE a;"}))
+
+    log = await asyncio.to_thread(process.wait_for_log, " s so far")
+    process.kill()
+
+    assert re.search(r"001_a.sql: ANALYZE: [a-z ]+, \d+ %, 2 s so far", log), log
