@@ -781,3 +781,43 @@ async def test_analysis_of_a_table_is_shown(database: Database, folder: Folder, 
     process.kill()
 
     assert re.search(r"001_a.sql: ANALYZE: [a-z ]+, \d+ %, 2 s so far", log), log
+
+
+async def test_row_of_another_runner_is_told_from_busy_tables_also_in_a_later_file(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    """Its first try is one message, in which nobody can tell; the next one is not."""
+    assert slipway(env=database.environ, migrations=folder({"001_a.sql": ""})).code == 0
+    files = folder({"002_b.sql": "CREATE TABLE b ();", "003_c.sql": "CREATE TABLE c ();"})
+    async with recording(database, 3, "003_c.sql"):
+        finished = await up(
+            slipway, database, files, lock_timeout="300ms", ddl_retry="5s", ddl_lock_timeout="50ms"
+        )  # fmt: skip
+
+    assert finished.code == 11, finished
+    assert finished.outcome
+    assert finished.outcome["applied"] == ["002_b.sql"]
+    assert finished.outcome["message"].startswith(
+        "003_c.sql: another runner is applying it since MIGRATE_LOCK_TIMEOUT=0.3s"
+    )
+
+
+async def test_history_that_cannot_be_upgraded_since_it_stays_busy_is_named(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    await database.execute(
+        "CREATE TABLE schema_migrations (version INT PRIMARY KEY, filename TEXT, applied_at TIMESTAMPTZ)"
+    )
+    async with using(database, "SELECT FROM schema_migrations"):
+        finished = await up(
+            slipway, database, folder({"001_a.sql": ""}), ddl_retry="500ms", ddl_lock_timeout="50ms"
+        )  # fmt: skip
+
+    history = '"public"."schema_migrations": '
+    assert finished.code == 12, finished
+    assert re.search(rf"{history}[^;]+; rolled back, trying again in", finished.err), finished
+    assert finished.outcome
+    assert finished.outcome["message"].startswith(
+        f"{history}canceling statement due to lock timeout "
+        "(MIGRATE_DDL_LOCK_TIMEOUT=0.05s, tried again for MIGRATE_DDL_RETRY=0.5s); it was rolled back. "
+    )

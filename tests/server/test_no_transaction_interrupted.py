@@ -1022,14 +1022,14 @@ async def test_leftover_of_a_reindex_that_somebody_runs_right_now_is_left_alone(
 async def test_leftover_of_a_reindex_is_dropped_though_somebody_reads_its_table(
     database: Database, folder: Folder, slipway: Slipway
 ) -> None:
-    """Once the reader is done."""
+    """Once the reader is done. A lock as a REINDEX has it, but on another table, is none of its business."""
     await make_journal(database, folder, slipway)
-    await database.execute(f"{TABLE}; INSERT INTO a VALUES (1)")
+    await database.execute(f"{TABLE}; INSERT INTO a VALUES (1); CREATE TABLE b ()")
     with pytest.raises(asyncpg.UniqueViolationError):
         await database.execute("CREATE UNIQUE INDEX CONCURRENTLY a_n_ccnew ON a (n)")
     statement = "REINDEX TABLE CONCURRENTLY a"
     await database.execute(in_flight(statement, before=[]))
-    async with transaction_on(database, "SELECT FROM a"):
+    async with transaction_on(database, "SELECT FROM a; LOCK TABLE b IN SHARE UPDATE EXCLUSIVE MODE"):
         process = slipway.start(env=database.environ, migrations=folder({"001_a.sql": without_transaction(statement)}))
         await asyncio.to_thread(process.wait_for_log, running("DROP INDEX CONCURRENTLY IF EXISTS public.a_n_ccnew"))
 
@@ -1037,3 +1037,38 @@ async def test_leftover_of_a_reindex_is_dropped_though_somebody_reads_its_table(
 
     assert finished.code == 0, finished
     assert await invalid_indexes(database) == []
+
+
+async def test_drop_of_a_subscription_that_ended_unseen_is_not_done_again(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    await make_journal(database, folder, slipway)
+
+    finished = await run_with_in_flight(
+        "DROP SUBSCRIPTION s", database, folder, slipway, object_name="s", before=[1]
+    )  # fmt: skip
+
+    assert finished.code == 0, finished
+    assert TOOK_EFFECT in finished.err
+
+
+async def test_update_of_an_extension_may_be_repeated(database: Database, folder: Folder, slipway: Slipway) -> None:
+    await make_journal(database, folder, slipway)
+
+    finished = await run_with_in_flight("ALTER EXTENSION plpgsql UPDATE", database, folder, slipway)
+
+    assert finished.code == 0, finished
+    assert REPEATED in finished.err
+
+
+async def test_database_may_be_moved_again(
+    server: Server, database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    await make_journal(database, folder, slipway)
+    async with server.fresh_database() as other:
+        finished = await run_with_in_flight(
+            f"ALTER DATABASE {other.name} SET TABLESPACE pg_default", database, folder, slipway
+        )
+
+    assert finished.code == 0, finished
+    assert REPEATED in finished.err
