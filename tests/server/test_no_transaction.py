@@ -950,3 +950,23 @@ async def test_session_that_may_be_anothers_next_has_nothing_of_a_statement(
 
     assert finished.code == 0, finished
     assert [row["m"] for row in await database.fetch("SELECT m FROM log")] == ["|0|0|0|0|pgslipway"]
+
+
+async def test_last_words_of_the_server_are_said_where_it_ends_a_statement_outside_a_transaction(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    """Not what comes of it afterwards."""
+    await database.execute("CREATE TABLE a (n int)")
+    files = folder({"001_a.sql": without_transaction("CREATE INDEX CONCURRENTLY a_n ON a (n)")})
+    async with transaction_on(database, "INSERT INTO a VALUES (1)"):
+        process = slipway.start(env=database.environ, migrations=files)
+        pid = await wait_for_query(database, "CREATE INDEX CONCURRENTLY%")
+        await database.fetch("SELECT pg_terminate_backend($1)", pid)
+        finished = await asyncio.to_thread(process.finish)
+
+    assert finished.code == 13, finished
+    assert finished.outcome
+    assert finished.outcome["message"] == (
+        "connection lost: terminating connection due to administrator command; "
+        "001_a.sql:2 may be half done; the next run looks, and goes on from there"
+    )
