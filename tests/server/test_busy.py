@@ -821,3 +821,21 @@ async def test_history_that_cannot_be_upgraded_since_it_stays_busy_is_named(
         f"{history}canceling statement due to lock timeout "
         "(MIGRATE_DDL_LOCK_TIMEOUT=0.05s, tried again for MIGRATE_DDL_RETRY=0.5s); it was rolled back. "
     )
+
+
+async def test_who_holds_up_the_mending_of_a_build_is_said(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    await database.execute("CREATE TABLE a (n int)")
+    files = folder({"001_a.sql": "-- no-transaction\nCREATE INDEX CONCURRENTLY a_n ON a (n);"})
+    async with using(database, "INSERT INTO a VALUES (1)") as writer:
+        first = slipway.start(env=database.environ, migrations=files)
+        await eventually(lambda: database.fetch("SELECT FROM pg_index WHERE NOT indisvalid"), "the build has begun")
+        first.kill()
+        again = slipway.start(env=database.environ, migrations=files)
+        log = await asyncio.to_thread(again.wait_for_log, " s so far")
+        pid = writer.get_server_pid()
+        again.kill()
+
+    assert "001_a.sql:2: half done; running DROP INDEX CONCURRENTLY" in log
+    assert re.search(rf"001_a.sql:2: waiting for \S+ on [^,]+, held by pid {pid} .*, 2 s so far", log), log

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import secrets
 from signal import SIGTERM
 from typing import TYPE_CHECKING
@@ -1072,3 +1073,46 @@ async def test_database_may_be_moved_again(
 
     assert finished.code == 0, finished
     assert REPEATED in finished.err
+
+
+# --- another runner, should there be one in spite of the lock ---------------------------------------------------
+
+MAKES = "CREATE TABLE t ()"
+ROW = f"""
+INSERT INTO schema_migrations_steps (version, step, checksum, line, done_at)
+VALUES (1, 1, '{hashlib.sha256(MAKES.encode()).hexdigest()}', 2, now())
+"""
+
+
+async def test_row_of_another_runner_in_the_journal_is_waited_for(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    await make_journal(database, folder, slipway)
+    files = folder({"001_a.sql": without_transaction(MAKES)})
+    async with transaction_on(database, ROW):
+        process = slipway.start(env=database.environ, migrations=files, ddl_lock_timeout="50ms", ddl_retry="0")
+        await asyncio.to_thread(process.wait_for_log, "001_a.sql: another runner is at it; rolled back, trying again")
+
+    finished = await asyncio.to_thread(process.finish)
+
+    assert finished.code == 0, finished
+    assert await oid_of(database, "t")
+
+
+async def test_statement_that_another_runner_has_done_meanwhile_is_not_done_again(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    await make_journal(database, folder, slipway)
+    files = folder({"001_a.sql": without_transaction(MAKES, "CREATE TABLE u ()")})
+    waits = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with database.connection() as other:
+        await other.execute(f"BEGIN; {MAKES}; {ROW}")
+        process = slipway.start(env=database.environ, migrations=files, ddl_lock_timeout="30s")
+        await eventually(lambda: database.fetch(waits), "it waits for the row")
+        await other.execute("COMMIT")
+
+    finished = await asyncio.to_thread(process.finish)
+
+    assert finished.code == 0, finished
+    assert "starting over: 001_a.sql is being run by another runner\n" in finished.err
+    assert await oid_of(database, "u")
