@@ -970,3 +970,17 @@ async def test_last_words_of_the_server_are_said_where_it_ends_a_statement_outsi
         "connection lost: terminating connection due to administrator command; "
         "001_a.sql:2 may be half done; the next run looks, and goes on from there"
     )
+
+
+async def test_line_ends_of_an_old_mac_within_a_statement_that_is_done_are_no_edit(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    done = "CREATE TABLE log\n(n int)"
+    first = slipway(env=database.environ, migrations=folder({"001_a.sql": without_transaction(done, "SELECT oops")}))
+    text = without_transaction(done, logging(1)).replace(done, done.replace("\n", "\r"))
+
+    finished = slipway(env=database.environ, migrations=folder({"001_a.sql": text}))
+
+    assert first.code == 24, first
+    assert finished.code == 0, finished
+    assert await numbers(database) == [1]
