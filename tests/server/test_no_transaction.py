@@ -984,3 +984,61 @@ async def test_line_ends_of_an_old_mac_within_a_statement_that_is_done_are_no_ed
     assert first.code == 24, first
     assert finished.code == 0, finished
     assert await numbers(database) == [1]
+
+
+async def test_temporary_table_that_the_file_has_used_since_is_missed_all_the_same(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    statements = ["CREATE TEMP TABLE t (n int)", "INSERT INTO t VALUES (1)", "SELECT oops"]
+    files = folder({"001_a.sql": without_transaction(*statements)})
+
+    first = slipway(env=database.environ, migrations=files)
+    second = slipway(env=database.environ, migrations=files)
+
+    assert first.code == 24, first
+    assert second.code == 25, second
+    assert "001_a.sql:2: this made something temporary, which is gone with the session of an earlier run" in second.err
+
+
+async def test_temporary_table_that_went_with_its_own_transaction_is_not_missed(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    before = ["CREATE TEMP TABLE t (n int) ON COMMIT DROP", LOG]
+    slipway(env=database.environ, migrations=folder({"001_a.sql": without_transaction(*before, "SELECT oops")}))
+
+    finished = slipway(env=database.environ, migrations=folder({"001_a.sql": without_transaction(*before, logging(1))}))
+
+    assert finished.code == 0, finished
+
+
+async def test_temporary_table_of_a_file_that_is_done_but_not_recorded_is_not_missed(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    statements = ["CREATE TEMP TABLE t (n int)", LOG]
+    first = slipway(
+        env=database.environ, migrations=folder({"001_a.sql": without_transaction(*statements, "SELECT oops")})
+    )
+
+    finished = slipway(env=database.environ, migrations=folder({"001_a.sql": without_transaction(*statements)}))
+
+    assert first.code == 24, first
+    assert finished.code == 0, finished
+    assert await database.applied() == ["001_a.sql"]
+
+
+async def test_order_of_the_journal_is_that_of_the_steps_and_not_that_of_its_rows(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    """A row may be put where another one was removed."""
+    done = [LOG, logging(1)]
+    first = slipway(env=database.environ, migrations=folder({"001_a.sql": without_transaction(*done, "SELECT oops")}))
+    await database.execute(
+        "CREATE TABLE copy AS TABLE schema_migrations_steps; DELETE FROM schema_migrations_steps;"
+        "INSERT INTO schema_migrations_steps SELECT * FROM copy ORDER BY step DESC"
+    )
+
+    finished = slipway(env=database.environ, migrations=folder({"001_a.sql": without_transaction(*done, logging(2))}))
+
+    assert first.code == 24, first
+    assert finished.code == 0, finished
+    assert await numbers(database) == [1, 2]

@@ -626,3 +626,17 @@ async def test_role_that_may_read_the_history_only_still_sees_its_status(
 
     assert shown.code == 0, shown
     assert planned.code == 0, planned
+
+
+async def test_status_shows_an_unfinished_file_whose_first_statement_is_in_flight(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    await leave_unfinished(database, folder, slipway)
+    await database.execute("DELETE FROM schema_migrations_steps")
+    await database.execute(in_flight(CALL, version=2, step=1, line=2))
+    await database.execute("UPDATE schema_migrations_steps SET started_at = '2026-01-02T03:04:06+00'")
+
+    finished = slipway("status", "--json", env=database.environ, migrations=folder({}))
+
+    assert finished.code == 0, finished
+    assert json.loads(finished.out)[1]["progress"] == f"line 2 in flight since 2026-01-02T03:04:06+00:00: {CALL}"
