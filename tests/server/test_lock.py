@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import struct
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
@@ -302,9 +303,39 @@ async def test_sessions_that_block_on_the_lock_in_the_server_are_not_taken_for_i
 
     assert finished.code == 11, finished
     assert finished.outcome
-    assert finished.outcome["message"].startswith(f"the migration lock is still held by pid {pid} (")
+    assert re.fullmatch(
+        rf"the migration lock is still held by pid {pid} \(unknown from 127\.0\.0\.1[^,]*, connected since "
+        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[^)]*\) after MIGRATE_LOCK_TIMEOUT=0\.1s",
+        finished.outcome["message"],
+    ), finished
 
 
 async def all_of(database: Database, query: str, count: int) -> bool:
     """Whether a query has so many rows."""
     return len(await database.fetch(query)) == count
+
+
+async def test_lock_whose_session_is_lost_is_taken_again_before_the_next_file(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    """Where it is in a transaction on a connection of its own, as behind a pooler. Another runner has it meanwhile."""
+    files = folder(
+        {"001_a.sql": "SET LOCAL lock_timeout = 0; SELECT pg_advisory_xact_lock(1)", "002_b.sql": "CREATE TABLE b ();"}
+    )
+    waits = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    holds = "SELECT pid FROM pg_stat_activity JOIN pg_locks USING (pid) WHERE locktype = 'advisory' AND objid <> 1"
+    async with database.connection() as other:
+        await other.execute("SELECT pg_advisory_lock(1)")
+        runner = slipway.start(env=database.environ, migrations=files, lock="transaction")
+        await eventually(lambda: database.fetch(waits), "the first file waits")
+        ((holder,),) = await database.fetch(holds)
+        await database.fetch("SELECT pg_terminate_backend($1)", holder)
+        key = lock_key("public", "schema_migrations")
+        await other.execute(f"SELECT pg_advisory_lock({key}); SELECT pg_advisory_unlock(1)")
+        log = await asyncio.to_thread(runner.wait_for_log, "waiting for the migration lock")
+        applied = await database.applied()
+    finished = await asyncio.to_thread(runner.finish)
+
+    assert "starting over: the migration lock was dropped\n" in log
+    assert applied == ["001_a.sql"]
+    assert finished.code == 0, finished
