@@ -12,7 +12,7 @@ from pathlib import Path
 from .config import Config
 from .errors import Problem
 from .outcome import Outcome
-from .words import short
+from .words import short, visible
 
 MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\|<>*_`[]"})
 """The characters that Markdown takes for itself, with a backslash before them."""
@@ -58,7 +58,7 @@ def annotation(problem: Problem, title: str, folder: str) -> str:
 
 def escape(text: str) -> str:
     """Return text as a workflow command may hold it."""
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return visible(text).replace("%", "%25").replace("\n", "%0A")
 
 
 def escape_property(text: str) -> str:

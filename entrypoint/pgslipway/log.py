@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TextIO
 
 from .config import Config
+from .words import ESCAPED_IN_JSON, visible
 
 CLEAR_LINE = "\r\x1b[K"
 """Back to the start of the line, and erase it (ECMA-48)."""
@@ -26,7 +27,7 @@ class TextFormatter(logging.Formatter):
         level = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
         stamp = self.formatTime(record, "%H:%M:%S")
         trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
-        return f"{stamp} {level}{record.getMessage()}{trace}"
+        return visible(f"{stamp} {level}{record.getMessage()}{trace}")
 
 
 class JsonFormatter(logging.Formatter):
@@ -44,7 +45,7 @@ class JsonFormatter(logging.Formatter):
         fields |= {key: value for key, value in vars(record).items() if key not in RECORD}
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(fields, ensure_ascii=False, default=str)
+        return json.dumps(fields, ensure_ascii=False, default=str).translate(ESCAPED_IN_JSON)
 
 
 class Terminal(logging.StreamHandler[TextIO]):

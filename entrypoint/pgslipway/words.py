@@ -9,6 +9,11 @@ if TYPE_CHECKING:
 LONGEST_SHOWN = 300
 """Characters of a text that are shown in a line."""
 
+CONTROLS = [character for character in map(chr, range(0xA0)) if not character.isprintable()]
+"""C0, DEL and C1: a terminal obeys them, whoever wrote them into a name or a NOTICE."""
+ESCAPED = str.maketrans({character: f"\\x{ord(character):02x}" for character in CONTROLS if character not in "\t\n"})
+ESCAPED_IN_JSON = str.maketrans({character: f"\\u{ord(character):04x}" for character in CONTROLS})
+
 
 def count(number: int, noun: str) -> str:
     """Return "1 file", "2 files"."""
@@ -29,6 +34,11 @@ def names(items: "Sequence[Migration | Applied]") -> str:
 def newest(migrations: "Sequence[Migration]") -> str:
     """Say how many migrations there are, and which is the newest."""
     return f"the newest of {count(len(migrations), 'migration')} is {migrations[-1].filename}"
+
+
+def visible(text: str) -> str:
+    """Return a text, perhaps of several lines, with every other control character as its number."""
+    return text.replace("\r\n", "\n").translate(ESCAPED)
 
 
 def short(text: str) -> str:

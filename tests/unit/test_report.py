@@ -229,3 +229,22 @@ def test_malformed_arguments_are_logged_in_the_chosen_format(slipway: Slipway) -
 
     assert [json.loads(line)["level"] for line in finished.err.splitlines()] == ["error", "error"]
     assert finished.code == 20
+
+
+CONTROLS = [chr(number) for number in [*range(0x20), *range(0x7F, 0xA0)]]
+
+
+def test_line_of_text_shows_every_control_character_and_obeys_none() -> None:
+    line = TextFormatter().format(record(f"a\r\nb\tc{''.join(CONTROLS)}é"))
+
+    shown = "".join(character if character in "\t\n" else f"\\x{ord(character):02x}" for character in CONTROLS)
+    assert line.partition(" ")[2] == f"a\nb\tc{shown}é"
+
+
+def test_line_of_json_holds_no_control_character() -> None:
+    text = f"a{''.join(CONTROLS)}é"
+
+    line = JsonFormatter().format(record(text))
+
+    assert not {*CONTROLS} & {*line}
+    assert json.loads(line)["message"] == text

@@ -15,7 +15,7 @@ from ..engine.preflight import unfinished_as_login
 from ..engine.sending import own_sql
 from ..migrations import discover
 from ..run import Run
-from ..words import short
+from ..words import short, visible
 
 NOT_HERE = "(a file that this image does not have)"
 
@@ -79,7 +79,8 @@ def to_table(rows: Sequence[Row]) -> str:
     cells += [(str(row.version), row.state, row.applied_at or "-", row.filename) for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
-    return "\n".join([*lines, *(f"{row.filename}: {row.progress}" for row in rows if row.progress)])
+    lines += [f"{row.filename}: {row.progress}" for row in rows if row.progress]
+    return visible("\n".join(lines))
 
 
 def to_json(rows: Sequence[Row]) -> str:
