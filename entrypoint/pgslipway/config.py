@@ -4,15 +4,28 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from . import libpq
-from .settings import choice, duration, given, name, redact
+from .settings import choice, duration, given, login_name, name, redact
+
+SOCKETS = ("/run/postgresql", "/var/run/postgresql", "/tmp", "/private/tmp")  # noqa: S108
+"""The folders in which a server's socket may be."""
+TLS_FILES = (
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "sslcrl",
+    "ssl_min_protocol_version",
+    "ssl_max_protocol_version",
+)
+"""The parameters that asyncpg takes in a URL only."""
 
 
 class Location:
     """Where Postgres is, as an environment says it: a mounted Secret, and so a password, changes while we wait."""
 
-    __slots__ = ("environ", "libpq", "name", "problems", "server_settings")
+    __slots__ = ("environ", "ignored", "libpq", "name", "problems", "server_settings")
 
     def __init__(self, environ: Mapping[str, str], name: str = "") -> None:
         """Read `environ`; messages call the server `name`, or by host, port and database."""
@@ -20,6 +33,8 @@ class Location:
         self.libpq: dict[str, str] = {}
         """The PG* variables."""
         self.server_settings: dict[str, str] = {}
+        self.ignored: list[str] = []
+        """The names of what has no meaning here."""
         self.problems: list[str] = []
         self.read_again()
         self.name = name or libpq.target(self.libpq)
@@ -28,16 +43,42 @@ class Location:
         """Read the environment and its files as they are now; tell whether that says anything new."""
         before = (self.libpq, self.server_settings, self.problems)
         values, problems = {}, []
-        for variable in libpq.LIBPQ:
+        for variable in libpq.variables(self.environ):
             try:
                 if value := given(variable, self.environ):
                     values[variable] = value
             except ValueError as problem:
                 problems.append(str(problem))
-        self.libpq, self.server_settings, found = libpq.locate(values)
-        services = [f"{name}: not supported; give PGHOST and so on" for name in libpq.SERVICE if self.environ.get(name)]
-        self.problems = [*problems, *found, *services]
+        hidden = [variable for variable in values if not self.environ.get(variable)]  # they come from files
+        self.libpq, self.server_settings, self.ignored, found = libpq.locate(values, hidden)
+        self.problems = [*problems, *found]
         return before != (self.libpq, self.server_settings, self.problems)
+
+    def places(self) -> list[tuple[str, str, int]]:
+        """Return each host, the name or address to reach it by, and its port; without a host, where libpq looks."""
+        hosts, ports = libpq.host_list(self.libpq)
+        if not hosts:
+            sockets = [folder for folder in SOCKETS if Path(folder, f".s.PGSQL.{ports[0]}").exists()]
+            hosts, ports = [*sockets, "localhost"], ports * (len(sockets) + 1)
+        names = self.libpq["PGHOSTADDR"].split(",") if "PGHOSTADDR" in self.libpq else hosts
+        return [(host, name or host, port) for host, name, port in zip(hosts, names, ports, strict=True)]
+
+    def driver_arguments(self) -> dict[str, Any]:
+        """Return asyncpg's arguments, but for the address: all of them, or it reads the others from `os.environ`."""
+        hosts, _ = libpq.host_list(self.libpq)
+        user = self.libpq.get("PGUSER") or login_name()
+        has_network = not hosts or any(not host.startswith("/") for host in hosts)
+        files = {name: self.libpq[variable] for name in TLS_FILES if (variable := libpq.HONOURED[name]) in self.libpq}
+        return {
+            "dsn": f"postgresql://?{urlencode(files)}" if files else None,
+            "user": user,
+            "password": self.libpq.get("PGPASSWORD"),
+            "database": self.libpq.get("PGDATABASE", user),
+            "ssl": self.libpq.get("PGSSLMODE", "prefer" if has_network else "disable"),
+            "direct_tls": self.libpq.get("PGSSLNEGOTIATION") == "direct",
+            "krbsrvname": self.libpq.get("PGKRBSRVNAME"),
+            "gsslib": self.libpq.get("PGGSSLIB", "gssapi"),
+        }
 
 
 def setting(convert: Callable[[str], Any], default: str | None, meaning: str) -> Any:

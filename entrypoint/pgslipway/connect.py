@@ -1,44 +1,41 @@
 """Wait for Postgres: a connection once a query was answered."""
 
 import asyncio
+import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
 from math import inf
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
-from urllib.parse import urlencode
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import asyncpg
 
 from .config import Config, Location
-from .driver_errors import BROKEN, NO_ANSWER, RETRIED, describe, heals, verdict
+from .driver_errors import BROKEN, NO_ANSWER, RETRIED, describe, heals, nobody_answered, verdict
 from .errors import AccessRefused, BadConfiguration, DatabaseUnavailable, NotYet, SlipwayError
-from .libpq import host_list, login_name
+from .settings import bracketed, is_address
 
 if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
 else:
     Connection = asyncpg.Connection  # which takes no parameter at run time
 Answer = TypeVar("Answer")
+Item = TypeVar("Item")
+logger = logging.getLogger(__name__)
 
 APPLICATION_NAME = "pgslipway"
 KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6}
 """Seconds, seconds and tries after which a peer that went away without a word counts as gone."""
 ATTEMPT_TIMEOUT = 10.0
 """Seconds for one attempt: a server or pooler that accepts and then says nothing is tried anew after that."""
+DIAL_TIMEOUT = 1.5
+"""Seconds for an address to accept, while others are left; a first packet that was lost is sent again after one."""
+NEXT_ADDRESS = (OSError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched)
+"""After these, libpq asks the next address."""
 LAST_ATTEMPT = 0.25
 """Seconds that the attempt at the end of the wait timeout gets at least."""
 CLOSE_TIMEOUT = 2.0
-TLS_FILES = {
-    "sslrootcert": "PGSSLROOTCERT",
-    "sslcert": "PGSSLCERT",
-    "sslkey": "PGSSLKEY",
-    "sslcrl": "PGSSLCRL",
-    "ssl_min_protocol_version": "PGSSLMINPROTOCOLVERSION",
-    "ssl_max_protocol_version": "PGSSLMAXPROTOCOLVERSION",
-}
-"""The parameters that asyncpg takes in a URL only."""
 
 
 def location_of(config: Config) -> Location:
@@ -88,8 +85,9 @@ async def wait_for_answer(
 
     async def attempt() -> tuple[Connection, Answer]:
         try:
-            async with asyncio.timeout(max(LAST_ATTEMPT, min(ATTEMPT_TIMEOUT, deadline - loop.time()))):
-                connection = await open_connection(location, next(numbers))
+            seconds = max(LAST_ATTEMPT, min(ATTEMPT_TIMEOUT, deadline - loop.time()))
+            async with asyncio.timeout(seconds):  # which leaves open_connection the time to tell who did not answer
+                connection = await open_connection(location, next(numbers), 0.95 * seconds)
                 return connection, await ask(connection, first_query)
         except Exception as error:
             if location.read_again() and verdict(error) in {AccessRefused, BadConfiguration}:
@@ -142,53 +140,117 @@ async def open_another(config: Config, startup: Mapping[str, str] | None = None)
     """
     location = location_of(config)
     try:
-        return await open_connection(location, 0, startup)
+        return await open_connection(location, 0, ATTEMPT_TIMEOUT, startup)
     except Exception:
         if not location.read_again():
             raise
-    return await open_connection(location, 0, startup)
+    return await open_connection(location, 0, ATTEMPT_TIMEOUT, startup)
 
 
-async def open_connection(location: Location, first: int, startup: Mapping[str, str] | None = None) -> Connection:
-    """Open a connection, once. Raises BadConfiguration for a setting that went bad.
+class Address(NamedTuple):
+    """An address to ask for a connection, or a socket's folder; and how many others are left, at least."""
 
-    asyncpg gets every argument: it would take a missing one from the process's environment. Poolers refuse start-up
-    parameters and confuse prepared statements: none of them without need. Of several hosts, the one numbered `first`
-    (modulo their number) is asked first: asyncpg's timeout is for all of them together, so a host that swallows
-    packets would keep the others from ever being asked.
+    host: str
+    address: str
+    port: int
+    attributes: str
+    others: int
+
+    def __str__(self) -> str:
+        """Return address and port for messages."""
+        return f"{bracketed(self.address)}:{self.port}"
+
+
+async def open_connection(
+    location: Location, turn: int, seconds: float, startup: Mapping[str, str] | None = None
+) -> Connection:
+    """Open a connection within so many seconds, at the first address that lets us in; with every `turn` another begins.
+
+    Raises BadConfiguration for a setting that went bad.
     """
     if location.problems:
         raise BadConfiguration(*location.problems)
-    connection: Connection = await asyncpg.connect(
-        **driver_arguments(location.libpq, first),
-        timeout=ATTEMPT_TIMEOUT,
+    deadline = asyncio.get_running_loop().time() + seconds
+    failures: dict[str, Exception] = {}
+    async for address in addresses(location, turn, failures):
+        left = deadline - asyncio.get_running_loop().time()
+        try:
+            connection = await open_at(address, location, left / (1 + address.others), startup or {})
+        except NEXT_ADDRESS as error:
+            failures[str(address)] = error
+        else:
+            for silent in [place for place, error in failures.items() if describe(error) == NO_ANSWER]:
+                logger.info("%s: %s; connected to %s instead", silent, NO_ANSWER, address)
+            return connection
+    raise nobody_answered(failures)
+
+
+async def open_at(address: Address, location: Location, seconds: float, startup: Mapping[str, str]) -> Connection:
+    """Open a connection to one address.
+
+    Poolers refuse start-up parameters and confuse prepared statements: none of them without need.
+    """
+    connection: Connection = await asyncpg.connect(  # type: ignore[call-overload]  # its types know no such loop
+        **location.driver_arguments(),
+        host=address.host,
+        port=address.port,
+        target_session_attrs=address.attributes,
+        loop=Dialler(address.address, DIAL_TIMEOUT if address.others else None),
+        timeout=seconds,
         statement_cache_size=0,
-        server_settings={**location.server_settings, **(startup or {}), "application_name": APPLICATION_NAME},
+        server_settings={**location.server_settings, **startup, "application_name": APPLICATION_NAME},
     )
     keep_alive(connection)
     return connection
 
 
-def driver_arguments(given: Mapping[str, str], first: int) -> dict[str, Any]:
-    """Return asyncpg's arguments for the PG* variables, with the host numbered `first` in front."""
-    hosts, ports = host_list(given)
-    first %= len(hosts) or 1
-    user = given.get("PGUSER") or login_name()
-    has_network = not hosts or any(not host.startswith("/") for host in hosts)
-    files = {parameter: given[variable] for parameter, variable in TLS_FILES.items() if variable in given}
-    return {
-        "dsn": f"postgresql://?{urlencode(files)}" if files else None,
-        "host": hosts[first:] + hosts[:first] or None,
-        "port": ports[first:] + ports[:first] or int(given.get("PGPORT", 5432)),
-        "user": user,
-        "password": given.get("PGPASSWORD"),
-        "database": given.get("PGDATABASE", user),
-        "ssl": given.get("PGSSLMODE", "prefer" if has_network else "disable"),
-        "direct_tls": given.get("PGSSLNEGOTIATION") == "direct",
-        "target_session_attrs": given.get("PGTARGETSESSIONATTRS", "any"),
-        "krbsrvname": given.get("PGKRBSRVNAME"),
-        "gsslib": given.get("PGGSSLIB", "gssapi"),
-    }
+async def addresses(location: Location, turn: int, failures: dict[str, Exception]) -> AsyncIterator[Address]:
+    """Yield each address; a name that cannot be resolved goes to `failures`."""
+    places, wanted = location.places(), location.libpq.get("PGTARGETSESSIONATTRS", "any")
+    rounds = ["standby", "any"] if wanted == "prefer-standby" else [wanted]
+    asked = [(*place, kind) for kind in rounds for place in turned(places, turn)]
+    for number, (host, name, port, kind) in enumerate(asked, 1):
+        try:
+            found = turned(await resolved(name, port), turn // len(places))
+        except OSError as error:
+            failures[host] = error
+            continue
+        for place, address in enumerate(found, 1):
+            yield Address(host, address, port, kind, len(asked) - number + len(found) - place)
+
+
+async def resolved(name: str, port: int) -> list[str]:
+    """Return the addresses of a name, in the system's order."""
+    if name.startswith("/") or is_address(name):
+        return [name]
+    found = await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+def turned(items: list[Item], turn: int) -> list[Item]:
+    """Return the items with another one at the front each turn."""
+    return items[turn % len(items) :] + items[: turn % len(items)]
+
+
+class Dialler:
+    """The event loop as the driver sees it for one connection: it dials an address and not the name of the host.
+
+    The driver keeps the name, for TLS; and its cancellations reach the same server.
+    """
+
+    def __init__(self, address: str, seconds: float | None) -> None:
+        """Dial `address`, for so many seconds."""
+        self.address, self.seconds, self.loop = address, seconds, asyncio.get_running_loop()
+
+    def __getattr__(self, name: str) -> Any:
+        """Return everything else as the event loop has it."""
+        return getattr(self.loop, name)
+
+    async def create_connection(self, factory: Any, host: str, port: int, *, ssl: Any = None) -> Any:
+        """Connect to the address as if it were `host`."""
+        named = {"ssl": ssl, "server_hostname": host} if ssl else {}
+        async with asyncio.timeout(self.seconds):
+            return await self.loop.create_connection(factory, self.address, port, **named)
 
 
 def keep_alive(connection: Connection) -> None:

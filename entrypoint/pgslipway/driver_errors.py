@@ -2,8 +2,9 @@
 
 import os
 import re
+import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import asyncpg
@@ -34,6 +35,15 @@ POOLERS_SAY: list[tuple[str, str, type[SlipwayError]]] = [
     ("XX000", "Tenant or user not found", AccessRefused),
 ]
 """SQLSTATE and words with which poolers, PgBouncer and Supabase's, refuse what trying again cannot help."""
+
+
+class NobodyAnswered(OSError):
+    """None of several addresses let us in; its cause is the failure that decides."""
+
+    def __init__(self, failures: Mapping[str, Exception]) -> None:
+        """Take the failure at each address."""
+        super().__init__()
+        self.failures = failures
 
 
 def heals(error: BaseException) -> bool:
@@ -95,25 +105,48 @@ def hidden_by(error: BaseException) -> BaseException | None:
     return error.__context__ if is_broken else None
 
 
+def nobody_answered(failures: Mapping[str, Exception]) -> Exception:
+    """Return the failure at the only address; or one for all of them, which is final if one of them is."""
+    *others, last = failures.values()
+    if not others:
+        return last
+    error = NobodyAnswered(failures)
+    error.__cause__ = next((failure for failure in others if not heals(failure)), last)
+    return error
+
+
 def describe(error: BaseException | None) -> str:
     """Return the failure in one line, for a log."""
     if error is None:
         return "no answer"
+    if isinstance(error, NobodyAnswered):
+        causes = {address: describe(failure) for address, failure in sorted(error.failures.items())}
+        each = [f"{address}: {cause}" for address, cause in causes.items()]
+        return "; ".join(each if len({*causes.values()}) > 1 else {*causes.values()})
     error = root(error)
     if isinstance(error, ValueError | OverflowError) and not isinstance(error, asyncpg.InterfaceError | OSError):
         return "a connection setting cannot be used"  # Python's own text may quote a piece of a password
     if isinstance(error, TimeoutError) and not error.errno:
         return NO_ANSWER
-    if isinstance(error, ConnectionError) and error.errno:
+    if isinstance(error, OSError) and error.errno and not isinstance(error, socket.gaierror | ssl.SSLError):
         return os.strerror(error.errno)  # asyncio's own text does not say why
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(with_advice(error, text).split()) or type(error).__name__
+
+
+def with_advice(error: BaseException, text: str) -> str:
+    """Return the text of an error, in words that say what to do where its own do not."""
     if isinstance(error, ssl.SSLError) and is_about_a_file(error):
         return f"{text}; look at PGSSLCERT, PGSSLKEY (without a passphrase), PGSSLROOTCERT and PGSSLCRL"
     if STATEMENT_POOLING in text:
         return f"{text}; have the pooler use pool_mode=transaction or pool_mode=session"
+    if "unsupported startup" in text:
+        return (
+            f"{text}; poolers pass few settings on: give them to the role by ALTER ROLE … SET, or SET them in the files"
+        )
     if "connection_lost()" in text:
         return "the server closed the connection"  # the driver's own words are about itself
-    return " ".join(text.split()) or type(error).__name__
+    return text
 
 
 @contextmanager

@@ -103,6 +103,8 @@ async def perform(request: Request) -> str:
     """Run the command, with settings that are free of problems."""
     for warning in request.config.warnings:
         logger.warning(warning)
+    if request.config.location and request.config.location.ignored:
+        logger.info("has no meaning here: %s", ", ".join(request.config.location.ignored))
     if request.config.problems:
         raise BadConfiguration(*request.config.problems)
     if request.options.command == "up":

@@ -11,7 +11,15 @@ LONGEST = 24 * 24 * 3600.0
 """Seconds; Postgres keeps its timeouts as milliseconds in a signed 32-bit number."""
 NAME_BYTES = 63
 """Postgres cuts a longer name, NAMEDATALEN."""
+PEM = b"-----BEGIN"
+USER_VARIABLES = ("LOGNAME", "USER", "LNAME", "USERNAME")
+"""Where the name of the user is looked for, before the user id, as in Python's getpass."""
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+IPV6 = set("0123456789abcdefABCDEF:.%")
+HOST_SIGNS = set("-_.:%")
+"""The characters in the names and addresses of hosts, besides letters and digits."""
+LONGEST_SHOWN = 100
+"""Characters of a value in a message; a longer one was not meant for its place, and may be a secret."""
 FROM_PIPES: dict[str, bytes] = {}
 """The contents of pipes, by path: a pipe gives them only once."""
 
@@ -48,12 +56,87 @@ def name(suffix: str = "") -> "Callable[[str], str]":
     """Return a function that takes a Postgres name which leaves room for `suffix`; else it raises ValueError."""
     longest = NAME_BYTES - len(suffix)
 
-    def short_enough(text: str) -> str:
+    def fitting(text: str) -> str:
         if not text or "\0" in text or len(text.encode()) > longest:
             raise ValueError(f"a name of at most {longest} bytes")
+        if expected := name_expected(text):
+            raise ValueError(expected)
         return text
 
-    return short_enough
+    return fitting
+
+
+def name_expected(text: str) -> str:
+    """Return the form of a name that was expected instead of `text`; empty where it may be one.
+
+    Postgres would take any text; but nobody sees a line end or a blank at the end, and then there are two names.
+    """
+    if unreplaced(text):
+        return "a name in which every variable was replaced"
+    if not text.isprintable() or text != text.strip():
+        return "a name without white space around it and without control characters"
+    return ""
+
+
+def unreplaced(text: str) -> str:
+    """Return the first $(NAME) or ${NAME} in `text`, which Kubernetes or Compose left as it was; empty without one."""
+    for opening, closing in ("$(", ")"), ("${", "}"):
+        for part in text.split(opening)[1:]:
+            variable, end, _ = part.partition(closing)
+            if end and variable.isidentifier():
+                return f"{opening}{variable}{closing}"
+    return ""
+
+
+def is_port(text: str) -> bool:
+    """Tell whether `text` is the number of a TCP port."""
+    return is_digits(text, 5) and 0 < int(text) < 65536
+
+
+def split_host(text: str) -> tuple[str, str] | None:
+    """Return a host and its port, "" without one; None for a text that is neither.
+
+    A socket's folder may have colons: Cloud SQL's is /cloudsql/project:region:instance.
+    """
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        colon, port = rest[:1], rest[1:]
+        is_host = bool(bracket) and is_address(host) and (not rest or (colon == ":" and bool(port)))
+    else:
+        host, colon, port = text.rpartition(":")
+        if not colon or (text.startswith("/") and not is_digits(port, len(port))):
+            host, colon, port = text, "", ""
+        is_host = text.startswith("/") or (not set(host) & set(":[]") and bool(port) == bool(colon))
+    return (host, port) if is_host and (not port or is_port(port)) else None
+
+
+def is_host(host: str) -> bool:
+    """Tell whether `host` can be a name, an address, or the folder of a socket."""
+    if host.startswith("/"):
+        return not name_expected(host)
+    return all(character.isalnum() or character in HOST_SIGNS for character in host)
+
+
+def decoded(text: str) -> str:
+    """Return a part of a URL without its percent-encoding; a + stands for itself there, as in libpq."""
+    first, *parts = text.split("%")
+    encoded = first.encode()
+    for part in parts:
+        is_byte = len(part) >= 2 and all(character in "0123456789abcdefABCDEF" for character in part[:2])
+        encoded += bytes.fromhex(part[:2]) + part[2:].encode() if is_byte else f"%{part}".encode()
+    return encoded.decode(errors="replace")
+
+
+def is_address(text: str) -> bool:
+    """Tell whether `text` has the form of an IP address."""
+    if ":" in text:
+        return set(text.partition("%")[0]) <= IPV6
+    return [is_digits(part, 3) for part in text.split(".")] == [True] * 4
+
+
+def bracketed(host: str) -> str:
+    """Return an IPv6 address in the brackets that set it off from a port."""
+    return f"[{host}]" if host.count(":") > 1 and not host.startswith(("[", "/")) else host
 
 
 def given(variable: str, environ: "Mapping[str, str]") -> str | None:
@@ -95,3 +178,36 @@ def redact(text: str) -> str:
     """Return `text` without the login of a URL, for messages about misplaced ones."""
     start, end = text.find("://"), text.rfind("@")
     return f"{text[:start]}://…{text[end:]}" if 0 <= start < end else text
+
+
+def instead(text: str) -> str:
+    """Return the end of "expected …" that shows the value; empty for one that may be a secret in a wrong place."""
+    return f", not {text!r}" if text and len(text) <= LONGEST_SHOWN and "@" not in text else ""
+
+
+def is_pem(path: str) -> bool:
+    """Tell whether there is something in PEM format in a file."""
+    try:
+        with open(path, "rb") as file:
+            return PEM in file.read()
+    except OSError:
+        return False
+
+
+def system_roots() -> str:
+    """Return the path of the bundle of authorities that this system trusts; empty without one."""
+    import ssl  # most starts do not ask
+
+    return ssl.get_default_verify_paths().cafile or ""
+
+
+def login_name() -> str | None:
+    """Return the name of the user that this process runs as, if the system knows one."""
+    if name := next(filter(None, map(os.environ.get, USER_VARIABLES)), None):
+        return name
+    import pwd  # in a container there may be no such file, and most have PGUSER
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return None

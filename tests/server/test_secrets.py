@@ -86,6 +86,11 @@ VALUES = {
     "PGPASSFILE": "{pem}",
     "PGKRBSRVNAME": "postgres",
     "PGGSSLIB": "gssapi",
+    "PGHOSTADDR": "10.0.0.1",
+    "PGOPTIONS": "-c search_path=app",
+    "PGTZ": "UTC",
+    "PGDATESTYLE": "ISO",
+    "PGGEQO": "off",
 }
 
 

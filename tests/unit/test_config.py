@@ -148,7 +148,7 @@ def test_every_malformed_setting_is_named_at_once(folder: Folder, slipway: Slipw
         f"{EXPECTED}\n"
         "DATABASE_URL: expected postgresql://user@host:port/database (the value is not shown: it may hold a password); "
         "give a password with special characters as PGPASSWORD or PGPASSWORD_FILE\n"
-        "PGPORT: expected a port number"
+        "PGPORT: expected a port number, not 'x'"
     )
 
 
@@ -286,3 +286,85 @@ def test_value_in_the_wrong_place_is_a_problem_that_shows_no_secret(variable: st
 
     assert [problem for problem in config.problems if problem.startswith(f"{variable}: ")]
     assert "s3cretPW" not in "".join(config.problems)
+
+
+WHITE_SPACE = "a name without white space around it and without control characters"
+UNSEEN: dict[str, tuple[str, str]] = {
+    "line end": ("public\n", WHITE_SPACE),
+    "blank at the end": ("schema_migrations ", WHITE_SPACE),
+    "blank at the start": (" app", WHITE_SPACE),
+    "tab": ("a\tb", WHITE_SPACE),
+    "carriage return": ("a\rpp", WHITE_SPACE),
+    "no-break space": ("app\xa0", WHITE_SPACE),
+    "zero-width space": ("app\u200b", WHITE_SPACE),
+    "bell": ("a\x07pp", WHITE_SPACE),
+    "Kubernetes's variable": ("$(NAME)", "a name in which every variable was replaced"),
+    "Compose's variable": ("app_${NAME}", "a name in which every variable was replaced"),
+}
+
+
+@pytest.mark.parametrize("variable", ["MIGRATE_SCHEMA", "MIGRATE_TABLE", "MIGRATE_ROLE", "PGUSER", "PGDATABASE"])
+@pytest.mark.parametrize(("value", "expected"), UNSEEN.values(), ids=UNSEEN)
+def test_name_that_does_not_look_like_what_it_is_is_refused_and_shown(
+    variable: str, value: str, expected: str, tmp_path: Path
+) -> None:
+    (tmp_path / "value").write_bytes(f"{value}\n".encode())
+
+    config = from_environ({"PGUSER": "bob"} | {variable: value}, {})
+    by_file = from_environ({f"{variable}_FILE": str(tmp_path / "value")}, {})
+
+    assert config.problems == (f"{variable}: expected {expected}, not {value!r}",)
+    assert by_file.problems == (f"{variable}: expected {expected}",)
+
+
+HOSTS = [
+    "db\n", " db", "db ", '"db"', "'db'", "$(DB_HOST)", "${DB_HOST}", "$DB_HOST", "db,$(OTHER)", "a b", "db/",
+    "db\x1b[0m", "http://db", "/run/postgresql\n", "<host>", "db;", "{{ .Values.host }}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_host_that_cannot_be_one_is_refused_and_shown(host: str) -> None:
+    config = from_environ({"PGUSER": "bob", "PGHOST": host}, {})
+
+    shown = host.rpartition(",")[2]
+    assert config.problems == (f"PGHOST: expected host names or addresses, each perhaps with a port, not {shown!r}",)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["db", "a_b", "db.svc.cluster.local.", "bücher.example", "::1", "[::1]:5432", "fe80::1%eth0", "10.0.0.1:1", "/a b"],
+)
+def test_host_that_may_be_one_is_taken(host: str) -> None:
+    assert from_environ({"PGUSER": "bob", "PGHOST": host}, {}).problems == ()
+
+
+NOT_REPLACED = "was not replaced; in Kubernetes, env has to define it further up"
+REFERENCES: dict[str, tuple[str, str, str]] = {
+    "host": ("DATABASE_URL", "postgresql://bob:secret@$(DB_HOST):5432/shop", "$(DB_HOST)"),
+    "port": ("DATABASE_URL", "postgresql://bob@db:$(DB_PORT)/shop", "$(DB_PORT)"),
+    "database": ("DATABASE_URL", "postgresql://bob@db/${DB_NAME}", "${DB_NAME}"),
+    "password of a URL": ("DATABASE_URL", "postgresql://bob:$(DB_PASSWORD)@db/shop", "a variable such as $(NAME)"),
+    "keywords": ("DATABASE_URL", "host=$(DB_HOST) user=bob", "$(DB_HOST)"),
+    "whole URL": ("DATABASE_URL", "$(DATABASE_URL)", "$(DATABASE_URL)"),
+    "password": ("PGPASSWORD", "$(DB_PASSWORD)", "a variable such as $(NAME)"),
+}
+
+
+@pytest.mark.parametrize(("variable", "value", "reference"), REFERENCES.values(), ids=REFERENCES)
+def test_variable_that_was_not_replaced_is_refused(variable: str, value: str, reference: str) -> None:
+    config = from_environ({"PGUSER": "bob"} | {variable: value}, {})
+
+    end = "; a $ is %24 here" if variable == "DATABASE_URL" else ""
+    assert config.problems == (f"{variable}: {reference} {NOT_REPLACED}{end}",)
+
+
+@pytest.mark.parametrize("password", ["$(", "a$(b", "$(b c)", "$5", "x$(b)"])
+def test_password_may_hold_what_a_variable_begins_with(password: str) -> None:
+    assert from_environ({"PGUSER": "bob", "PGPASSWORD": password}, {}).problems == ()
+
+
+def test_port_that_is_none_is_shown() -> None:
+    config = from_environ({"PGUSER": "bob", "PGPORT": "5432\n"}, {})
+
+    assert config.problems == ("PGPORT: expected a port number, not '5432\\n'",)

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from conftest import DOCUMENTED_CODES, INTERNAL_ERROR
 from pgslipway import program
 from pgslipway.config import SETTINGS, Config, from_environ
-from pgslipway.connect import driver_arguments
 from pgslipway.libpq import target
 from pgslipway.signals import Stop
 from sampling import examples
@@ -48,8 +47,9 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def read_by_driver(config: Config) -> str | None:
     """The password that asyncpg takes from our arguments."""
-    names = "passfile service servicefile server_settings"
-    given = dict.fromkeys(names.split()) | driver_arguments(config.libpq, 0)
+    names = "host port target_session_attrs passfile service servicefile server_settings"
+    assert config.location
+    given = dict.fromkeys(names.split()) | config.location.driver_arguments()
     _, parameters = cast("Any", connect_utils)._parse_connect_dsn_and_args(**given)
     return cast("str | None", parameters.password)
 

@@ -27,12 +27,13 @@ LAZY = {
     ("program", "cli.arguments"), ("program", "cli.commands"),
     ("up", "engine.apply"), ("up", "engine.lock"), ("up", "engine.plan"), ("up", "engine.preflight"),
     ("up", "engine.sending"), ("wait", "engine.plan"),
-    ("program", "wait"), ("program", "github"), ("connect", "retry"), ("libpq", "passfile"),
+    ("program", "wait"), ("program", "github"), ("connect", "retry"),
+    ("libpq", "passfile"), ("libpq", "parameters"),
     ("__init__", "config"), ("__init__", "errors"), ("__init__", "migrations"), ("__init__", "pool"),
     ("__init__", "run"),
 }  # fmt: skip
 """The only imports inside of functions: the edges that keep a start with nothing to do cheap."""
-SHARED = ["errors", "files", "libpq", "passfile", "question", "quote", "settings", "words"]
+SHARED = ["errors", "files", "libpq", "parameters", "passfile", "question", "quote", "settings", "words"]
 """The rooms that a look without the driver is going to share with the program."""
 HEAVY = {"asyncio", "asyncpg", "dataclasses", "enum", "logging", "pathlib", "re", "ssl", "typing", "urllib"}
 LONGEST = 280
