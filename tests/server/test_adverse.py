@@ -426,3 +426,22 @@ async def test_statement_that_forbids_itself_gets_no_wrong_advice(
 
     assert finished.code == 24, finished
     assert "no-transaction" not in finished.err
+
+
+async def test_no_control_character_of_the_server_reaches_the_terminal(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    controls = r"U&'\001b[31m\0007\009b'"
+    say = f"DO $$ BEGIN RAISE NOTICE '%', {controls}; RAISE 'a%b', {controls}; END $$;"
+    files = folder({"001_a.sql": say})
+
+    failed = slipway(env=database.environ, migrations=files, log_format="text")
+    slipway(env=database.environ, migrations=folder({"001_a.sql": "SELECT 1;"}))
+    await database.execute("INSERT INTO schema_migrations VALUES (0, U&'a\\001b[31m.sql')")
+    status = slipway("status", env=database.environ, migrations=files)
+
+    assert failed.code == 24, failed
+    assert r"001_a.sql: notice: \x1b[31m\x07\x9b" in failed.err
+    assert r"001_a.sql: a\x1b[31m\x07\x9bb" in failed.err
+    assert r"a\x1b[31m.sql" in status.out
+    assert not [text for text in (failed.err, status.out) if {*"\x1b\x07\x9b"} & {*text}]

@@ -560,14 +560,32 @@ async def test_waits_for_a_place_in_the_pool(
 
 @pytest.mark.docker_only
 @pytest.mark.usefixtures("tools")
+@pytest.mark.parametrize(
+    ("query", "options", "refused"),
+    [("?search_path=public", "", "search_path"), ("", "-c search_path=public", "search_path"), ("?role=x", "", "role")],
+    ids=["search_path", "PGOPTIONS", "role"],
+)
 async def test_startup_parameter_that_pgbouncer_does_not_know_is_final(
-    slipway: Slipway, server: Server, database: Database, migrations: Path
+    query: str, options: str, refused: str, slipway: Slipway, server: Server, database: Database, migrations: Path
 ) -> None:
     with pgbouncer(server, pool_mode="transaction") as bouncer:
         pooled = database.at(bouncer.port)
-        finished = slipway(env={"DATABASE_URL": f"{pooled.url}?search_path=public"}, migrations=migrations)
+        finished = slipway(env={"DATABASE_URL": f"{pooled.url}{query}", "PGOPTIONS": options}, migrations=migrations)
 
-    assert_refused(finished, pooled.target, "unsupported startup parameter: search_path", code=20)
+    advice = "poolers pass few settings on: give them to the role by ALTER ROLE … SET, or SET them in the files"
+    assert_refused(finished, pooled.target, f": {refused}; {advice}", code=20)
+
+
+@pytest.mark.docker_only
+@pytest.mark.usefixtures("tools")
+async def test_time_zone_passes_a_pooler(
+    slipway: Slipway, server: Server, database: Database, migrations: Path
+) -> None:
+    with pgbouncer(server, pool_mode="transaction") as bouncer:
+        environ = database.at(bouncer.port).environ | {"PGTZ": "Asia/Tokyo", "PGDATESTYLE": "ISO"}
+        finished = slipway(env=environ, migrations=migrations)
+
+    assert finished.code == 0, finished
 
 
 # --- lost on the way --------------------------------------------------------------------------------------------

@@ -6,12 +6,13 @@ One row for each kind that asyncpg raises, since most of them no server can be m
 from __future__ import annotations
 
 import errno
+import socket
 import ssl
 
 import asyncpg
 import pytest
 
-from pgslipway.driver_errors import describe, heals, verdict
+from pgslipway.driver_errors import describe, heals, nobody_answered, verdict
 from pgslipway.engine.sending import is_lost
 from pgslipway.history import History
 
@@ -199,3 +200,31 @@ def test_refusal_about_the_history_says_what_was_being_done_and_where(sqlstate: 
         f"001_a.sql could not be recorded: no (SQLSTATE {sqlstate}); this is about the history table "
         '"public"."schema_migrations"'
     )
+
+
+WORDS: dict[str, tuple[OSError, str]] = {
+    "no route": (OSError(errno.EHOSTUNREACH, "Connect call failed ('10.0.0.1', 5432)"), "No route to host"),
+    "no network": (OSError(errno.ENETUNREACH, "Connect call failed ('::1', 5432, 0, 0)"), "Network is unreachable"),
+    "refused": (ConnectionRefusedError(errno.ECONNREFUSED, "Multiple exceptions: [Errno 111] …"), "Connection refused"),
+    "timed out": (TimeoutError(errno.ETIMEDOUT, "Connect call failed"), "Connection timed out"),
+    "name": (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "Name or service not known"),
+    "name, later": (socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
+                    "Temporary failure in name resolution"),
+    "certificate": (ssl.SSLCertVerificationError(1, "certificate verify failed"), "certificate verify failed"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("error", "words"), WORDS.values(), ids=WORDS)
+def test_failure_is_told_in_the_words_of_the_system(error: OSError, words: str) -> None:
+    assert describe(error) == words
+
+
+def test_final_failure_at_one_of_several_addresses_is_final() -> None:
+    refused_tls = ConnectionError("PostgreSQL server at 'db:5432' rejected SSL upgrade")
+    nobody = ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed")
+
+    for failures in ({"b": refused_tls, "a": nobody}, {"a": nobody, "b": refused_tls}):
+        error = nobody_answered(failures)
+
+        assert not heals(error)
+        assert describe(error) == f"a: Connection refused; b: {refused_tls}"
