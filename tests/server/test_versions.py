@@ -321,6 +321,25 @@ async def test_timeouts_that_the_database_sets_do_not_end_a_migration(
     assert finished.code == 0, finished
 
 
+async def test_settings_of_the_connection_hold_in_every_file(
+    version: int, database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    owner = f"owner_of_{version}"
+    await database.execute(
+        f"CREATE ROLE {owner}; CREATE SCHEMA app AUTHORIZATION {owner}; GRANT ALL ON SCHEMA public TO {owner}"
+    )
+    options = {"PGOPTIONS": f"-c search_path=app -c role={owner}"}
+
+    files = {"001_a.sql": "CREATE TABLE a ()", "002_b.sql": "CREATE TABLE b ()", "003_c.sql": "CREATE TABLE c ()"}
+    files["004_d.sql"] = without_transaction("CREATE TABLE d ()")
+
+    finished = slipway(env=database.environ | options, migrations=folder(files))
+
+    assert finished.code == 0, finished
+    found = await database.fetch("SELECT tablename, tableowner FROM pg_tables WHERE schemaname = 'app' ORDER BY 1")
+    assert [tuple(row) for row in found] == [(table, owner) for table in "abcd"]
+
+
 @only(17, 18)
 async def test_role_with_maintain_may_reindex_and_leaves_what_only_the_owner_can_drop(
     database: Database, folder: Folder, slipway: Slipway
