@@ -97,7 +97,7 @@ def locate(
     """
     given = {variable: value for variable, value in values.items() if variable in PG_VARIABLES}
     try:
-        url = url_parameters(values[URL].lstrip(" ").rstrip("\r\n")) if URL in values else {}
+        url = url_parameters(values[URL].strip()) if URL in values else {}
         found = []
     except ValueError as problem:
         url, found = {}, [f"{URL}: {problem}"]
@@ -105,7 +105,8 @@ def locate(
     taken = {HONOURED[name]: name for name in url if name in HONOURED}
     given |= {variable: url[name] for variable, name in taken.items()}
     sent = {name: url[name] for name in url if name.lower() in SERVER_SETTINGS or "." in name}
-    settings = {name: given[variable] for variable, name in SERVER_VARIABLES.items() if variable in given} | sent
+    settings = {name: given[variable] for variable, name in SERVER_VARIABLES.items() if variable in given}
+    settings |= {name: value for name, value in sent.items() if value}
     others = [("", variable, value) for variable, value in values.items() if variable not in LIBPQ]
     others += [(f"{URL}: ", name, url[name]) for name in url.keys() - HONOURED.keys() - sent.keys()]
     ignored: list[str] = []
@@ -114,7 +115,7 @@ def locate(
 
         ignored, refused = judge(sorted(others), [*HONOURED, *SERVER_SETTINGS], are_shown="password" not in url)
         found += refused
-    secret = {*hidden}.difference(taken) | ({"PGUSER"} if "password" in url else set())
+    secret = {*hidden, "PGUSER" if "password" in url else ""}
     for variable, expected, value in problems(given):
         label = f"{URL}: {taken[variable]}" if variable in taken else variable
         found.append(f"{label}: {expected}{'' if variable in secret else instead(value)}")
@@ -129,7 +130,6 @@ def locate(
 def url_parameters(url: str) -> dict[str, str]:
     """Return the parts of `url` by the names of libpq's parameters; one after the ? wins. Raises ValueError."""
     scheme, separator, rest = url.partition("://")
-    named: dict[str, str] | None
     if "=" in scheme:
         from .parameters import keywords  # libpq's other form, which few use
 
@@ -144,8 +144,8 @@ def url_parameters(url: str) -> dict[str, str]:
     if named.get("ssl") == "true":  # JDBC's, which libpq knows as well
         named = {"sslmode": "require"} | {name: value for name, value in named.items() if name != "ssl"}
     if "database" in named:
-        named.setdefault("dbname", named.pop("database"))
-    return {name: value for name, value in named.items() if value}
+        named["dbname"] = named.pop("database")
+    return {name: value for name, value in named.items() if value or name not in HONOURED}
 
 
 def uri(text: str) -> dict[str, str] | None:
@@ -155,14 +155,16 @@ def uri(text: str) -> dict[str, str] | None:
     login, _, hosts = authority.rpartition("@")
     addresses = [split_host(host) for host in hosts.split(",")]
     pairs = [pair.partition("=") for pair in query.removesuffix("&").split("&")] if query else []
-    is_sound = "#" not in text and "@" not in login + database + query and min(text, default=" ") >= " "
+    is_sound = (
+        "#" not in text and "%00" not in text and "@" not in login + database + query and min(text, default=" ") >= " "
+    )
     if not (is_sound and all(addresses) and all(pair[1] for pair in pairs)):
         return None
     user, _, password = login.partition(":")
     names, ports = zip(*filter(None, addresses), strict=True)
     path = {
         "host": ",".join(map(bracketed, names)),
-        "port": ",".join(ports).strip(",") and ",".join(ports),
+        "port": ",".join(ports),
         "user": user,
         "password": password,
         "dbname": database,

@@ -65,6 +65,8 @@ def judge(
             problems.append(f"{place}{unknown(name, [*known, *OTHERS]) if are_shown else UNNAMED}")
             continue
         _, without_meaning, way_out = OTHERS[parameter]
+        if not value:
+            continue
         if without_meaning is ANY or value in without_meaning:
             ignored.append(f"{place}{name}")
         else:

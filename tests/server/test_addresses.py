@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pgslipway.config import Config, from_environ
-from pgslipway.connect import open_another, reconnect
+from pgslipway.config import Config, Location, from_environ
+from pgslipway.connect import addresses, open_another, reconnect
+from pgslipway.driver_errors import describe
 from pgslipway.errors import DatabaseUnavailable
 from proxy import RoundTrips
 from servers import eventually
@@ -80,12 +81,12 @@ def config(database: Database, port: int, wait_timeout: str, **environ: str) -> 
 
 
 @pytest.mark.parametrize("bad", [swallowing, silent, refusing])
-@pytest.mark.parametrize("addresses", [[OTHER, GOOD], [GOOD, OTHER]], ids=["first", "last"])
+@pytest.mark.parametrize("order", [[OTHER, GOOD], [GOOD, OTHER]], ids=["first", "last"])
 async def test_address_that_lets_nobody_in_does_not_hide_the_other(
-    bad: Any, addresses: list[str], database: Database, port: int, known: dict[str, list[str]],
+    bad: Any, order: list[str], database: Database, port: int, known: dict[str, list[str]],
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    known[NAME] = addresses
+    known[NAME] = order
     caplog.set_level(logging.INFO, "pgslipway")
     monkeypatch.setattr(logging.getLogger("pgslipway"), "propagate", True)  # a program that ran in here turns it off
 
@@ -93,7 +94,7 @@ async def test_address_that_lets_nobody_in_does_not_hide_the_other(
         async with reconnect(config(database, port, "8s")):  # so that one attempt is enough
             pass
 
-    is_slow = bad is not refusing and addresses[0] == OTHER
+    is_slow = bad is not refusing and order[0] == OTHER
     expected = f"{OTHER}:{port}: no answer in time; connected to {GOOD}:{port} instead"
     assert caplog.messages == ([expected] if is_slow else [])
 
@@ -154,6 +155,43 @@ async def test_cancellation_reaches_the_server_whatever_the_name_means_by_then(
 
     await eventually(is_idle, "the statement to be cancelled")
     await connection.close()
+
+
+TURNS = [
+    (0, "any", ["a1", "a2", "b1", "b2"]),
+    (1, "any", ["b1", "b2", "a1", "a2"]),
+    (2, "any", ["a2", "a1", "b2", "b1"]),
+    (3, "any", ["b2", "b1", "a2", "a1"]),
+    (0, "prefer-standby", ["a1", "a2", "b1", "b2", "a1", "a2", "b1", "b2"]),
+]
+
+
+@pytest.mark.parametrize(("turn", "wanted", "expected"), TURNS)
+async def test_each_address_is_the_first_one_once(
+    turn: int, wanted: str, expected: list[str], known: dict[str, list[str]]
+) -> None:
+    known |= {"a": ["a1", "a2"], "b": ["b1", "b2"]}
+    location = Location({"PGUSER": "u", "PGHOST": "a,b", "PGTARGETSESSIONATTRS": wanted})
+    failures: dict[str, Exception] = {}
+
+    found = [address async for address in addresses(location, turn, failures)]
+
+    assert [address.address for address in found] == expected
+    assert [address.host for address in found] == [address[0] for address in expected]
+    kinds = ["any"] * 4 if wanted == "any" else ["standby"] * 4 + ["any"] * 4
+    assert [address.attributes for address in found] == kinds
+    assert (found[-1].others, failures) == (0, {})
+    assert all(address.others for address in found[:-1])
+
+
+async def test_name_that_is_unknown_is_a_failure_among_others(known: dict[str, list[str]]) -> None:
+    known["a"] = ["a1"]
+    failures: dict[str, Exception] = {}
+
+    found = [address async for address in addresses(Location({"PGUSER": "u", "PGHOST": "b,a"}), 0, failures)]
+
+    assert [address.address for address in found] == ["a1"]
+    assert [describe(failure) for failure in failures.values()] == ["Name or service not known"]
 
 
 def test_address_is_asked_instead_of_the_name_which_the_password_file_goes_by(

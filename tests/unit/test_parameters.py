@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from containers import ROOT
 from pgslipway.config import Location, from_environ
@@ -87,6 +89,7 @@ STRINGS = [
     "postgresql:///shop?host=/run/pg&port=1", "postgresql://%2Frun%2Fpg/shop", "postgresql://a:5433/?host=b",
     "postgresql://a:1/?port=2", "postgresql://a/shop?sslmode=require&", "postgresql://a/?ssl=true", "postgresql://a?user=u",
     "postgresql://a/shop?sslmode=disable&sslmode=require", "postgresql://db?password=a+b%20c", "postgresql://a/b/c",
+    "postgresql://a,b/shop", "postgresql://:5433/shop", "postgresql://a/b?password=%00",
     "postgresql://a?dbname=x&hostaddr=::1", "postgresql://a?x", "postgresql://a?&user=u", "postgresql://a?port=&host=",
     "host=a dbname=shop", " host = a  port=1 ", r"host=a user=b\ c password='it\'s \\ x'", "host=a dbname=''", "host=",
     "host='a", "host=a dbname", "host=a =b", "host=a\nuser=b\tport=1", r"user='a'password=b", "user=a\\",
@@ -104,6 +107,31 @@ def test_connection_string_is_read_as_libpq_reads_it(text: str, monkeypatch: pyt
         read["host"] = read["host"][1:-1]  # the brackets tell an address from a port, in our variables
 
     assert read == libpq(text)
+
+
+PIECES = [
+    "postgresql://", "a", "bob", "@", ":", "5432", "/", "?", "&", "=", "host", "port", "user", "password", "dbname",
+    "sslmode", "options", ",", "%20", "%2F", "'", "\\", "host=", " user=", " port=", "ssl=true", "-c x", "é", "+",
+    "::1", "%00",
+]  # fmt: skip
+TEXTS = st.builds(
+    lambda start, pieces: start + "".join(pieces),
+    st.sampled_from(["postgresql://", "postgresql://a", "host=", "user=a "]),
+    st.lists(st.sampled_from(PIECES), max_size=9),
+)
+
+
+@given(TEXTS)
+def test_what_we_read_libpq_reads_too(text: str) -> None:
+    """It may refuse more, or less; blanks that nobody encoded are its own."""
+    theirs = libpq(text)
+    assume(theirs is not None and not (text.startswith("postgresql") and " " in text))
+    try:
+        ours = url_parameters(text)
+    except ValueError:
+        return
+
+    assert ours == theirs
 
 
 def test_setting_that_a_url_may_name_is_none_of_libpq() -> None:
@@ -174,6 +202,7 @@ UNKNOWN: dict[str, tuple[str, str]] = {
         "?password=a&b=c",
         "DATABASE_URL: holds an unknown parameter, which is named once the password is given as PGPASSWORD instead",
     ),
+    "without a value": ("?sslmod=", "DATABASE_URL: sslmod: no such parameter; did you mean sslmode?"),
     "no word": (
         "?%1b=1",
         r"DATABASE_URL: '\x1b': no such parameter; settings of the server go into options=-c%20name%3Dvalue",
@@ -186,6 +215,12 @@ UNKNOWN: dict[str, tuple[str, str]] = {
 @pytest.mark.parametrize(("query", "problem"), UNKNOWN.values(), ids=UNKNOWN)
 def test_parameter_that_nobody_knows_is_refused_by_name(query: str, problem: str) -> None:
     assert problems(DATABASE_URL=f"{URL}{query}") == (problem,)
+
+
+def test_parameter_without_a_value_counts_as_unset() -> None:
+    location = Location({"DATABASE_URL": f"{URL}?channel_binding=&sslmode=&search_path=&application_name=&user="})
+
+    assert (location.problems, location.server_settings, location.ignored) == ([], {}, [])
 
 
 def test_every_problem_is_told_at_once_and_before_anything_is_sent(folder: Folder, slipway: Slipway) -> None:
