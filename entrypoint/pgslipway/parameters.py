@@ -80,7 +80,11 @@ def unknown(name: str, known: "Collection[str]") -> str:
     from difflib import get_close_matches
 
     meant = get_close_matches(name.lower(), known, 1, 0.75)
-    advice = f"did you mean {meant[0]}?" if meant else "settings of the server go into options=-c%20name%3Dvalue"
+    advice = (
+        f"did you mean {meant[0]}?"
+        if meant
+        else "remove it; a setting of the server goes into options=-c%20name%3Dvalue"
+    )
     return f"{name if name.isidentifier() else ascii(name)}: no such parameter; {advice}"
 
 

@@ -188,12 +188,11 @@ def test_value_without_a_meaning_here_is_said_to_have_none(name: str) -> None:
 
 
 MODES = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
+REMOVE = "remove it; a setting of the server goes into options=-c%20name%3Dvalue"
 UNKNOWN: dict[str, tuple[str, str]] = {
     "misspelt": ("?sslmod=require", "DATABASE_URL: sslmod: no such parameter; did you mean sslmode?"),
-    "of the server": (
-        "?work_mem=1GB",
-        "DATABASE_URL: work_mem: no such parameter; settings of the server go into options=-c%20name%3Dvalue",
-    ),
+    "of the server": ("?work_mem=1GB", f"DATABASE_URL: work_mem: no such parameter; {REMOVE}"),
+    "Prisma's": ("?schema=app", f"DATABASE_URL: schema: no such parameter; {REMOVE}"),
     "misspelt, of the server": (
         "?search_pth=a",
         "DATABASE_URL: search_pth: no such parameter; did you mean search_path?",
@@ -203,10 +202,7 @@ UNKNOWN: dict[str, tuple[str, str]] = {
         "DATABASE_URL: holds an unknown parameter, which is named once the password is given as PGPASSWORD instead",
     ),
     "without a value": ("?sslmod=", "DATABASE_URL: sslmod: no such parameter; did you mean sslmode?"),
-    "no word": (
-        "?%1b=1",
-        r"DATABASE_URL: '\x1b': no such parameter; settings of the server go into options=-c%20name%3Dvalue",
-    ),
+    "no word": ("?%1b=1", rf"DATABASE_URL: '\x1b': no such parameter; {REMOVE}"),
     "another ssl": ("?ssl=yes", "DATABASE_URL: ssl: only true is supported; the other modes are sslmode's"),
     "node's mode": ("?sslmode=no-verify", f"DATABASE_URL: sslmode: expected {' or '.join(MODES)}, not 'no-verify'"),
 }
