@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from . import libpq
-from .settings import choice, duration, given, login_name, name, redact
+from .settings import choice, duration, given, login_name, name, path_text, redact
 
 SOCKETS = ("/run/postgresql", "/var/run/postgresql", "/tmp", "/private/tmp")  # noqa: S108
 """The folders in which a server's socket may be."""
@@ -87,11 +87,16 @@ def setting(convert: Callable[[str], Any], default: str | None, meaning: str) ->
     return field(default=value, metadata={"convert": convert, "default": default, "meaning": meaning})
 
 
+def as_path(text: str) -> Path:
+    """Return a path. Raises ValueError with the expected form."""
+    return Path(path_text(text))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """All settings. Durations are seconds, 0 for no limit. `problems` names the settings that could not be read."""
 
-    dir: Path = setting(Path, "/migrations", "the folder of migrations")
+    dir: Path = setting(as_path, "/migrations", "the folder of migrations")
     schema: str = setting(name(), "public", "schema of the history table")
     table: str = setting(name("_steps"), "schema_migrations", "name of the history table")
     role: str | None = setting(name(), None, "become this role before the history is touched")
@@ -107,7 +112,7 @@ class Config:
     out_of_order: str = setting(choice("allow", "refuse"), "allow", "a late, lower version: allow or refuse")
     edited: str = setting(choice("refuse", "warn"), "refuse", "an applied file was edited: refuse or warn")
     log_format: str = setting(choice("auto", "text", "json"), "auto", "auto, text or json")
-    termination_log: Path | None = setting(Path, None, "file for the outcome as JSON")
+    termination_log: Path | None = setting(as_path, None, "file for the outcome as JSON")
     location: Location | None = field(default=None, repr=False)
     """Where Postgres is; None without a database, and where the caller gives the one connection that there is."""
     in_kubernetes: bool = False

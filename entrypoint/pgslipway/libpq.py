@@ -63,14 +63,15 @@ LIBPQ = (URL, *PG_VARIABLES)
 CHOICES = {
     "PGSSLMODE": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
     "PGSSLNEGOTIATION": ("postgres", "direct"),
+    "PGSSLMINPROTOCOLVERSION": ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"),
+    "PGSSLMAXPROTOCOLVERSION": ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"),
     "PGTARGETSESSIONATTRS": ("any", "primary", "standby", "read-write", "read-only", "prefer-standby"),
 }
-PEM_FILES = ("PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY", "PGSSLCRL")
 SYSTEM_ROOTS = ("PGSSLROOTCERT", "system")
 """Stands for the authorities that this system trusts, since libpq 16."""
 DEFAULT_PORT = "5432"
-NO_FILE = "no such file, or none that may be looked at; give the path of one"
 NO_BUNDLE = "this system has no bundle of authorities; give the path of one, or SSL_CERT_FILE"
+NO_FILE = "no such file, or none that may be looked at; give the path of one"
 MALFORMED_URL = (
     "expected postgresql://user@host:port/database (the value is not shown: it may hold a password); give a "
     "password with special characters as PGPASSWORD or PGPASSWORD_FILE"
@@ -194,17 +195,13 @@ def problems(given: "Mapping[str, str]") -> "Iterator[tuple[str, str, str]]":
 
 def file_problems(given: "Mapping[str, str]") -> "Iterator[tuple[str, str, str]]":
     """Yield the problems of the files that the variables name, without their contents."""
-    for variable in (*PEM_FILES, "PGPASSFILE"):
+    for variable in ("PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY", "PGSSLCRL", "PGPASSFILE"):
         path = given.get(variable)
         if path is None or (variable, path) == SYSTEM_ROOTS:
             continue
         if not os.path.isfile(path):
-            yield (
-                variable,
-                f"{shown(path)} no such file, or none that may be looked at; give the path of one".strip(),
-                "",
-            )
-        elif variable in PEM_FILES and not is_pem(path):
+            yield variable, f"{shown(path)} {NO_FILE}".strip(), ""
+        elif variable != "PGPASSFILE" and not is_pem(path):
             yield variable, f"{path}: nothing in PEM format in this file, or it may not be read", ""
 
 

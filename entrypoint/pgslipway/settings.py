@@ -78,6 +78,13 @@ def name_expected(text: str) -> str:
     return ""
 
 
+def path_text(text: str) -> str:
+    """Return `text` if it may be a path. Raises ValueError for what nobody means to be a part of one."""
+    if expected := name_expected(text):
+        raise ValueError(expected.replace("name", "path", 1))
+    return text
+
+
 def unreplaced(text: str) -> str:
     """Return the first $(NAME) or ${NAME} in `text`, which Kubernetes or Compose left as it was; empty without one."""
     for opening, closing in ("$(", ")"), ("${", "}"):

@@ -306,7 +306,11 @@ UNSEEN: dict[str, tuple[str, str]] = {
 }
 
 
-@pytest.mark.parametrize("variable", ["MIGRATE_SCHEMA", "MIGRATE_TABLE", "MIGRATE_ROLE", "PGUSER", "PGDATABASE"])
+NAMES = ["MIGRATE_SCHEMA", "MIGRATE_TABLE", "MIGRATE_ROLE", "PGUSER", "PGDATABASE"]
+PATHS = ["MIGRATE_DIR", "MIGRATE_TERMINATION_LOG"]
+
+
+@pytest.mark.parametrize("variable", [*NAMES, *PATHS])
 @pytest.mark.parametrize(("value", "expected"), UNSEEN.values(), ids=UNSEEN)
 def test_name_that_does_not_look_like_what_it_is_is_refused_and_shown(
     variable: str, value: str, expected: str, tmp_path: Path
@@ -315,6 +319,7 @@ def test_name_that_does_not_look_like_what_it_is_is_refused_and_shown(
 
     config = from_environ({"PGUSER": "bob"} | {variable: value}, {})
     by_file = from_environ({f"{variable}_FILE": str(tmp_path / "value")}, {})
+    expected = expected.replace("name", "path", 1) if variable in PATHS else expected
 
     assert config.problems == (f"{variable}: expected {expected}, not {value!r}",)
     assert by_file.problems == (f"{variable}: expected {expected}",)

@@ -203,6 +203,10 @@ UNKNOWN: dict[str, tuple[str, str]] = {
     ),
     "without a value": ("?sslmod=", "DATABASE_URL: sslmod: no such parameter; did you mean sslmode?"),
     "no word": ("?%1b=1", rf"DATABASE_URL: '\x1b': no such parameter; {REMOVE}"),
+    "version of TLS": (
+        "?ssl_min_protocol_version=TLSv9",
+        "DATABASE_URL: ssl_min_protocol_version: expected TLSv1 or TLSv1.1 or TLSv1.2 or TLSv1.3, not 'TLSv9'",
+    ),
     "another ssl": ("?ssl=yes", "DATABASE_URL: ssl: only true is supported; the other modes are sslmode's"),
     "node's mode": ("?sslmode=no-verify", f"DATABASE_URL: sslmode: expected {' or '.join(MODES)}, not 'no-verify'"),
 }
