@@ -1,7 +1,4 @@
-"""Pgpool-II with load balancing, in front of a primary and a standby that gets all reads it can give away.
-
-Run where Debian's pgpool2 is installed; CI does without, since a container of it costs more than these tests tell.
-"""
+"""Pgpool-II with load balancing, in front of a primary and a standby that gets all reads it can give away."""
 
 from __future__ import annotations
 

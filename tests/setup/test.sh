@@ -25,6 +25,8 @@ fi
 
 command -v kubectl > /dev/null || tests/setup/apt-install.sh kubernetes-client \
     || echo 'No kubectl: some commands of docs/ will not be run.' >&2
+command -v pgpool > /dev/null || [[ -x /usr/sbin/pgpool ]] || tests/setup/apt-install.sh pgpool2 \
+    || echo 'No Pgpool-II: its tests will not run.' >&2
 tests/setup/postgres-versions.sh || echo 'No servers of PostgreSQL 14 to 18: their tests will not run.' >&2
 make --no-print-directory lint
 # File by file as they are collected, the slow ones first: what a file shares, such as a server, is made once.
