@@ -442,6 +442,6 @@ async def test_no_control_character_of_the_server_reaches_the_terminal(
 
     assert failed.code == 24, failed
     assert r"001_a.sql: notice: \x1b[31m\x07\x9b" in failed.err
-    assert r"001_a.sql: a\x1b[31m\x07\x9bb" in failed.err
+    assert r"001_a.sql:1: a\x1b[31m\x07\x9bb" in failed.err
     assert r"a\x1b[31m.sql" in status.out
     assert not [text for text in (failed.err, status.out) if {*"\x1b\x07\x9b"} & {*text}]
