@@ -64,6 +64,10 @@ FAILURES = {
             "{name} was rolled back"
         ),
     ),
+    "after_a_prepared_statement": (
+        f"{MANY}PREPARE one AS SELECT 1;\nEXECUTE one;\nSELECT 1 / 0;",
+        ("{name}:303: division by zero\n  303 | SELECT 1 / 0;\n      | ^\nSQLSTATE 22012\n{name} was rolled back"),
+    ),
     "in_a_block": (
         "SELECT 1;\nDO $$ BEGIN\n  EXECUTE 'SELECT 1,\n  nowhere FROM t';\nEND $$;",
         (

@@ -23,6 +23,9 @@ from .sql import Statement, statements
 
 SHORT = 10.0
 """Seconds that a file may have run that is run again to learn more, and that this may take."""
+RUN_ONCE = ("SAVEPOINT", "PREPARE")
+"""Statements with which no group is repeated: a file's own ROLLBACK TO takes ours away, and ROLLBACK TO drops nothing
+that was prepared."""
 PARTS = 16
 """How many parts a group of statements that failed is sent in."""
 
@@ -55,8 +58,7 @@ async def first_alike(
     for start, end in zip(contents.pieces, [*contents.pieces[1:], len(source)], strict=True):
         piece = bytes(source[start:end])
         group = [one for one in statements(piece) if start + one.start not in wrapper]
-        # A file's own ROLLBACK TO would take ours away.
-        parts = len(group) if any(one.text.startswith("SAVEPOINT") for one in group) else PARTS
+        parts = len(group) if any(one.text.startswith(RUN_ONCE) for one in group) else PARTS
         while group and (failed := await first_failing(connection, piece, group, parts)):
             group, second = failed
             if len(group) == 1:
