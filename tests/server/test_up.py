@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from typing import TYPE_CHECKING
 
@@ -453,3 +454,15 @@ async def test_statement_that_must_come_before_any_write_gets_a_hint(
         "\nhint: a file writes its history row first, and this must come before any write: "
         "put it in a file of its own that has the line `-- no-transaction` at its top\n"
     ) in finished.err
+
+
+async def test_time_that_a_file_took_is_logged(database: Database, folder: Folder, slipway: Slipway) -> None:
+    files = folder({"001_a.sql": "SELECT pg_sleep(0.3)"})
+
+    finished = slipway(env=database.environ, migrations=files, log_format="json")
+
+    (line,) = [line for line in map(json.loads, finished.err.splitlines()) if line["message"].startswith("applied ")]
+    assert finished.code == 0, finished
+    assert 0.3 <= line["seconds"] < 30
+    assert line["message"] == f"applied 001_a.sql in {line['seconds'] * 1000:.0f} ms"
+    assert line["file"] == "001_a.sql"
