@@ -839,3 +839,18 @@ async def test_who_holds_up_the_mending_of_a_build_is_said(
 
     assert "001_a.sql:2: half done; running DROP INDEX CONCURRENTLY" in log
     assert re.search(rf"001_a.sql:2: waiting for \S+ on [^,]+, held by pid {pid} .*, 2 s so far", log), log
+
+
+async def test_file_that_was_busy_and_is_then_refused_has_failed(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    await database.execute("CREATE TABLE a ()")
+    async with using(database) as other:
+        process = slipway.start(env=database.environ, migrations=folder(ALTER), ddl_lock_timeout="50ms")
+        await asyncio.to_thread(process.wait_for_log, "trying again in")
+        await other.execute("DROP TABLE a; COMMIT")
+
+    finished = await asyncio.to_thread(process.finish)
+
+    assert finished.code == 24, finished
+    assert '001_a.sql:1: relation "a" does not exist' in finished.err
