@@ -290,8 +290,10 @@ async def test_sessions_that_block_on_the_lock_in_the_server_are_not_taken_for_i
 ) -> None:
     """A person who calls pg_advisory_lock has a row in pg_locks as well, which is not granted."""
     take = f"SELECT pg_advisory_lock({lock_key('public', 'schema_migrations')})"
-    async with database.migration_lock() as holder, AsyncExitStack() as stack:
-        others = [await stack.enter_async_context(database.connection()) for _ in range(9)]
+    async with AsyncExitStack() as stack:  # pg_locks shows the older sessions first, or the younger ones
+        others = [await stack.enter_async_context(database.connection()) for _ in range(4)]
+        holder = await stack.enter_async_context(database.migration_lock())
+        others += [await stack.enter_async_context(database.connection()) for _ in range(4)]
         blocked = [asyncio.create_task(other.execute(take)) for other in others]
         waiting = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
         await eventually(lambda: all_of(database, waiting, len(others)), "they wait")
