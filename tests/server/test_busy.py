@@ -854,3 +854,39 @@ async def test_file_that_was_busy_and_is_then_refused_has_failed(
 
     assert finished.code == 24, finished
     assert '001_a.sql:1: relation "a" does not exist' in finished.err
+
+
+@pytest.mark.parametrize("first", ["SELECT 1", "-- no-transaction\nSELECT 1"], ids=["first", "first without"])
+@pytest.mark.parametrize("start", ["", "-- no-transaction\n"], ids=["transaction", "without"])
+async def test_pause_between_two_tries_outlasts_the_idle_timeout_of_the_role(
+    start: str, first: str, database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    """The session has the lock meanwhile. An earlier file of the run has put the session's settings back."""
+    login = await database.create_role(f"idle_{database.name}")
+    await database.execute(f"ALTER ROLE {login.user} SET idle_session_timeout = '400ms'")
+    await login.execute("CREATE TABLE a ()")
+    files = folder({"001_a.sql": first, "002_b.sql": f"{start}ALTER TABLE a ADD COLUMN m int;"})
+    async with using(database):
+        process = slipway.start(env=login.environ, migrations=files, ddl_lock_timeout="1s")
+        await asyncio.to_thread(
+            until, lambda: len(PAUSE.findall(process.log)) >= 3 or not process.is_running(), "tries"
+        )
+
+    finished = await asyncio.to_thread(process.finish)
+
+    assert finished.code == 0, finished
+    assert "starting over" not in finished.err
+
+
+async def test_idle_timeout_of_a_pools_session_is_its_own_again(database: Database, folder: Folder) -> None:
+    """Also where the pool leaves its connections as they come back."""
+
+    async def reset(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        await connection.execute("RESET search_path")
+
+    url = f"{database.url}?idle_session_timeout=1h"
+    async with asyncpg.create_pool(url, min_size=1, max_size=1, reset=reset) as pool:
+        await run_migrations(pool, folder({"001_a.sql": "CREATE TABLE a ();"}))
+        shown = await pool.fetchval("SHOW idle_session_timeout")
+
+    assert shown == "1h"

@@ -7,6 +7,7 @@ the current value of a sequence of an earlier file.
 
 from ..connect import APPLICATION_NAME, Connection
 from .lock import Held
+from .lock_sql import KEEP
 
 PREPARED_AND_LOCKED = "DEALLOCATE ALL; SELECT pg_catalog.pg_advisory_unlock_all();"
 POOLED_NAME = f"SET application_name = '{APPLICATION_NAME}';"
@@ -45,7 +46,7 @@ def prepared_sql(held: Held) -> str:
 def put_back_sql(held: Held) -> str:
     """Return the SQL that puts session state back at the end of a file's transaction."""
     if held.is_direct:
-        return PUT_BACK.format(prepared=prepared_sql(held), name="")
+        return PUT_BACK.format(prepared=prepared_sql(held), name=KEEP)
     return PUT_BACK.format(prepared=PREPARED_AND_LOCKED, name=POOLED_NAME)
 
 

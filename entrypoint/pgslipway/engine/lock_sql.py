@@ -24,7 +24,7 @@ NO_TIMEOUTS = {
 settings would do as well, but takes ten times as long, and this is sent for each file."""
 BEGIN = f"BEGIN ISOLATION LEVEL READ COMMITTED; {NO_TIMEOUTS['LOCAL']}"
 KEEP = "SET idle_session_timeout = 0;"
-"""The server would end an idle session that holds the lock."""
+"""The server would end an idle session that holds the lock, as ours is before a busy file is tried again."""
 TRY_LOCK = "pg_catalog.pg_try_advisory_lock({key}) AND pg_catalog.pg_try_advisory_lock_shared({key})"
 """A session holds it in both modes, which never disturb each other in one session."""
 IS_LOCKED = """
@@ -32,7 +32,9 @@ CASE WHEN pg_catalog.pg_advisory_unlock_shared({key}) THEN pg_catalog.pg_try_adv
 """
 """That the session still has the lock, told by giving the shared one back and taking it again while the other one keeps
 everybody out: a look into pg_locks takes some tenths of a millisecond, and this is asked for each file."""
-UNLOCK = "SELECT pg_catalog.pg_advisory_unlock_shared({key}), pg_catalog.pg_advisory_unlock({key})"
+UNLOCK = """
+SELECT pg_catalog.pg_advisory_unlock_shared({key}), pg_catalog.pg_advisory_unlock({key}); RESET idle_session_timeout
+"""
 # The rows of pg_locks that are this lock in this database; it shows the key as two unsigned halves.
 IS_OURS = """
 l.locktype = 'advisory' AND l.granted AND l.objsubid = 1

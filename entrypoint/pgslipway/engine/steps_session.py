@@ -12,13 +12,14 @@ from ..quote import quote_name
 from .journal import Entry, Journal
 from .leftovers import CLEAN, have_it_read_as_sent
 from .lock import Held
+from .lock_sql import KEEP
 from .message import Sent
 from .sending import Job, file_sql, notices, own_sql, see_through, sendable, settings, settings_sql
 from .watch import Watch
 
 logger = logging.getLogger(__name__)
 
-RESET = "RESET SESSION AUTHORIZATION; RESET ALL"
+RESET = f"RESET SESSION AUTHORIZATION; RESET ALL; {KEEP}"
 # Sets time-outs to 0 and keeps their values in settings of our own, for PUT_BACK.
 LIFT = """
 SELECT pg_catalog.set_config('pgslipway.' || name, setting, false), pg_catalog.set_config(name, '0', false)
