@@ -137,8 +137,9 @@ def out_of_patience(run: Run, busy: Busy, file: str) -> SlipwayError:
     kept, scope = ("what comes before it stays", "SET") if busy.line else ("it was rolled back", "SET LOCAL")
     text = (
         f"{busy} (MIGRATE_DDL_LOCK_TIMEOUT={run.config.ddl_lock_timeout:g}s, tried again "
-        f"for MIGRATE_DDL_RETRY={run.config.ddl_retry:g}s); {kept}. "
-        + ("" if busy.blocker else "Look in pg_stat_activity for what uses its tables. ")
-        + f"A file that may wait longer, for row locks too, can say {scope} lock_timeout"
+        f"for MIGRATE_DDL_RETRY={run.config.ddl_retry:g}s); {kept}"
+        + ("" if busy.blocker else ". Look in pg_stat_activity for what uses its tables")
     )
+    if file and isinstance(busy.__cause__, asyncpg.LockNotAvailableError):
+        text += f". A file that may wait longer, for row locks too, can say {scope} lock_timeout"
     return TableBusy(Problem(text, file, busy.line) if file else f"{run.history.name}: {text}")
