@@ -886,3 +886,23 @@ async def test_idle_timeout_of_a_pools_session_is_its_own_again(database: Databa
         shown = await pool.fetchval("SHOW idle_session_timeout")
 
     assert shown == "1h"
+
+
+async def test_deferred_trigger_that_takes_long_is_watched(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    """It fires once the file is sent, before COMMIT."""
+    sql = """
+        CREATE TABLE a ();
+        CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql
+        AS $$ BEGIN PERFORM pg_sleep(600); RETURN NULL; END $$;
+        CREATE CONSTRAINT TRIGGER linger AFTER INSERT ON a INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION linger();
+        INSERT INTO a DEFAULT VALUES;
+    """
+    process = slipway.start(env=database.environ, migrations=folder({"001_a.sql": sql}))
+
+    log = await asyncio.to_thread(process.wait_for_log, " s so far")
+    process.terminate()
+
+    assert "001_a.sql: at work, 2 s so far" in log
+    assert (await asyncio.to_thread(process.finish)).code == 143

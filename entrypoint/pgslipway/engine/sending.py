@@ -185,6 +185,7 @@ async def see_through(work: Awaitable[Answer], if_lost: str) -> Answer:
     outcome. Logs `if_lost` where the answer does not come in that time.
     """
     task = asyncio.ensure_future(work)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())  # asked, so that asyncio logs none
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
