@@ -168,7 +168,7 @@ async def test_failing_migration_keeps_the_app_from_starting(
     played = await play(podman, manifests, overlay)
     assert played.code != 0, played
     assert podman.state("my-app-migrate")["ExitCode"] == 24
-    assert "001_customers.sql: division by zero" in podman.logs("my-app-migrate")
+    assert "001_customers.sql:1: division by zero" in podman.logs("my-app-migrate")
     assert has_never_run(podman, "my-app-app")
     assert "customers" not in await tables(database)
     assert await database.applied() == []
