@@ -75,7 +75,7 @@ SETTINGS: dict[str, tuple[dict[str, str], str, str, str]] = {
     "PGGEQO": ({"PGGEQO": "off"}, "", "geqo", "off"),
     "name with a dot": ({}, "app.tenant=42", "app.tenant", "42"),
     "two options": ({"PGOPTIONS": '-c geqo=off -c search_path="a\\ b"'}, "", "search_path", '"a b"'),
-    "time-out": ({}, "idle_session_timeout=1h", "idle_session_timeout", "1h"),
+    "time-out, which the lock lifts": ({}, "idle_session_timeout=1h", "idle_session_timeout", "0"),
     "name in another case": ({}, "TimeZone=UTC", "TimeZone", "UTC"),
     "application_name is ours": ({"PGAPPNAME": "x"}, "application_name=y", "application_name", "pgslipway"),
 }
