@@ -22,7 +22,7 @@ LARGEST_VERSION = 2**63 - 1
 BOM = "\ufeff"
 UTF_8 = codecs.getincrementaldecoder("utf-8-sig")
 LARGE = 1 << 20
-"""Bytes above which a file is mapped, not read, and sent statement by statement."""
+"""Bytes above which a file is mapped, not read, and sent in pieces."""
 CHUNK = 1 << 16
 
 Source: "TypeAlias" = bytes | mmap.mmap

@@ -570,13 +570,18 @@ async def test_progress_is_shown_in_percent(
     assert 0 < int(percent[1]) < 100, log
 
 
-async def test_rebuild_of_a_table_is_shown(database: Database, folder: Folder, slipway: Slipway) -> None:
+async def table_with_a_slow_index(database: Database) -> None:
+    """Make a table with an index whose expression takes long from then on."""
     await slow_table(database, pages=20, pause=0)
     await database.execute("CREATE INDEX a_n ON a (slow(n))")
     await database.execute(
         "CREATE OR REPLACE FUNCTION slow(n int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS "
         "'BEGIN PERFORM pg_sleep(0.2); RETURN n; END'"
     )
+
+
+async def test_rebuild_of_a_table_is_shown(database: Database, folder: Folder, slipway: Slipway) -> None:
+    await table_with_a_slow_index(database)
     process = slipway.start(env=database.environ, migrations=folder({"001_a.sql": "CLUSTER a USING a_n;"}))
 
     log = await asyncio.to_thread(process.wait_for_log, " s so far")
@@ -769,12 +774,7 @@ async def test_who_blocks_another_run_in_the_same_database_is_not_blamed(
 
 async def test_analysis_of_a_table_is_shown(database: Database, folder: Folder, slipway: Slipway) -> None:
     """It computes the expression of an index for each row."""
-    await slow_table(database, pages=20, pause=0)
-    await database.execute("CREATE INDEX a_n ON a (slow(n))")
-    await database.execute(
-        "CREATE OR REPLACE FUNCTION slow(n int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS "
-        "'BEGIN PERFORM pg_sleep(0.2); RETURN n; END'"
-    )
+    await table_with_a_slow_index(database)
     process = slipway.start(env=database.environ, migrations=folder({"001_a.sql": "ANALYZE a;"}))
 
     log = await asyncio.to_thread(process.wait_for_log, " s so far")

@@ -171,7 +171,7 @@ def begin_sql(job: Job, watch: Watch, condition: str, cleaning: str = "") -> str
 
 
 async def send(held: Held, job: Job, watch: Watch) -> None:
-    """Send the text of the file: at once, or statement by statement where it is large."""
+    """Send the text of the file: at once, or in pieces where it is large."""
     source = job.migration.read()
     for start, text in parts(source, job.contents):
         async with file_sql(job, watch, f"{job.filename} was not committed", sent=Sent(source, start, text)):
