@@ -310,6 +310,8 @@ class FaultProxy(Proxy):
         super().__init__(server)
         self.faults: list[Fault] = []
         """Each happens once."""
+        self.alter: Callable[[Passage], bytes] = lambda passage: passage.message.raw
+        """The bytes that are handed on for a message."""
         self.passages: list[Passage] = []
         self.struck_at: Passage | None = None
         self._links: list[Link] = []
@@ -363,7 +365,7 @@ class FaultProxy(Proxy):
         await self._strike(passage, after=False)
         if link.is_down:
             raise ConnectionAbortedError
-        target.write(passage.message.raw)
+        target.write(self.alter(passage))
         await target.drain()
         await self._strike(passage, after=True)
 

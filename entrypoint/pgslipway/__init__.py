@@ -31,8 +31,6 @@ async def run_migrations(
     settings of the same names (see README.md); timeouts are in seconds, 0 for no limit. The environment is not
     read. Cancelling rolls the running file back. Raises the errors of `pgslipway.errors`.
     """
-    from pathlib import Path
-
     from .config import from_keywords
     from .errors import BadConfiguration
     from .migrations import discover
@@ -41,7 +39,7 @@ async def run_migrations(
 
     try:
         config = from_keywords(
-            dir=Path(migrations_dir), schema=schema, table=table, role=role, lock_timeout=lock_timeout,
+            migrations_dir, schema=schema, table=table, role=role, lock_timeout=lock_timeout,
             ddl_lock_timeout=ddl_lock_timeout, ddl_retry=ddl_retry, statement_timeout=statement_timeout,
             ahead=ahead, out_of_order=out_of_order, edited=edited,
         )  # fmt: skip

@@ -1,12 +1,14 @@
-"""The process: signals first, then the program, and how it ends as an exit code; nothing else ends the process."""
+"""The process: signals first, a glance, else the program; and its exit code, since nothing else ends the process."""
 
 import gc
 import os
 import sys
+from time import monotonic
 
 from .signals import install
 
 stop = install()
+started = monotonic()
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,11 +18,16 @@ if TYPE_CHECKING:
 def main() -> "NoReturn":
     """Run the command that the arguments and the environment ask for, and leave with its exit code."""
     gc.disable()  # the imported modules stay: looking for garbage in them is a tenth of a start
-    from .program import run_command  # most of a start; a signal that comes meanwhile is noted
+    from .glance import glance  # a signal that comes meanwhile is noted
 
-    gc.freeze()
-    gc.enable()
-    leave(run_command(sys.argv[1:], os.environ, stop))
+    if (code := glance(sys.argv[1:], os.environ, stop, started)) is None:
+        waited = monotonic() - started
+        from .program import run_command  # most of a start with something to do
+
+        gc.freeze()
+        gc.enable()
+        code = run_command(sys.argv[1:], os.environ, stop, waited)
+    leave(code)
 
 
 def leave(code: int) -> "NoReturn":

@@ -3,11 +3,10 @@
 Plain strings and tuples, and no heavy import: a start with nothing to do gets no further.
 """
 
-import codecs
-import hashlib
 import io
 import mmap
 import os
+from _hashlib import openssl_sha256 as sha256
 
 from .errors import BadMigrations, Problem
 
@@ -20,7 +19,6 @@ HOW_TO_NAME = "name it <version>_<description>.sql, such as 007_add_orders.sql"
 LARGEST_VERSION = 2**63 - 1
 """The largest BIGINT, the type that the history's version column is widened to."""
 BOM = "\ufeff"
-UTF_8 = codecs.getincrementaldecoder("utf-8-sig")
 LARGE = 1 << 20
 """Bytes above which a file is mapped, not read, and sent in pieces."""
 CHUNK = 1 << 16
@@ -101,13 +99,15 @@ def read(path: str) -> tuple[Source, str]:
     finally:
         os.close(descriptor)
     text = source.decode().removeprefix(BOM).replace("\r\n", "\n").replace("\r", "\n")
-    return source, hashlib.sha256(text.encode()).hexdigest()
+    return source, sha256(text.encode()).hexdigest()
 
 
 def checksum_of_large(chunks: "Iterable[bytes]") -> str:
     """Return the checksum of a file without holding all of it."""
-    digest = hashlib.sha256()
-    decoder = io.IncrementalNewlineDecoder(UTF_8(), translate=True)
+    from codecs import getincrementaldecoder  # most folders have no such file
+
+    digest = sha256()
+    decoder = io.IncrementalNewlineDecoder(getincrementaldecoder("utf-8-sig")(), translate=True)
     for chunk in chunks:
         digest.update(decoder.decode(chunk).encode())
     digest.update(decoder.decode(b"", final=True).encode())

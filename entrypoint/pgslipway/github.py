@@ -3,16 +3,17 @@
 Both forms: https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-commands
 """
 
-import logging
 import os
 import sys
-from contextlib import suppress
-from pathlib import Path
 
-from .config import Config
-from .errors import Problem
-from .outcome import Outcome
 from .words import short, visible
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .config import Config
+    from .errors import Problem
+    from .lines import Log
+    from .outcome import Outcome
 
 MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\|<>*_`[]"})
 """The characters that Markdown takes for itself, with a backslash before them."""
@@ -21,7 +22,7 @@ MOST_TEXT = 100_000
 """Characters of the message that are shown below the table; GitHub drops a summary of more than 1 MiB as a whole."""
 
 
-def report(outcome: Outcome, config: Config) -> None:
+def report(outcome: "Outcome", config: "Config", log: "Log") -> None:
     """Write annotations to stderr, which the runner reads too, and the summary; never fails, does nothing elsewhere."""
     if config.github_workspace is None:
         return
@@ -30,12 +31,14 @@ def report(outcome: Outcome, config: Config) -> None:
             with open(path, "a", encoding="utf-8", errors="replace", opener=without_waiting) as file:
                 file.write(summary(outcome))
         except OSError as error:
-            logging.getLogger(__name__).warning("%s: %s; the summary was not written there", path, error.strerror)
+            log("warning", f"{path}: {error.strerror}; the summary was not written there", {})
     if outcome.exit_code:
-        with suppress(OSError):  # stderr may be closed or full, and the folder that we are in gone
+        try:
             folder = in_repository(config.dir, config.github_workspace)
             for problem in outcome.problems:
                 print(annotation(problem, f"pgslipway: {outcome.result}", folder), file=sys.stderr)  # noqa: T201
+        except OSError:  # stderr may be closed or full, and the folder that we are in gone
+            return
 
 
 def without_waiting(path: str, flags: int) -> int:
@@ -43,13 +46,13 @@ def without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def in_repository(folder: Path, workspace: Path) -> str:
+def in_repository(folder: str, workspace: str) -> str:
     """Return `folder` as seen from the checkout; the image's /migrations is taken for migrations/ there."""
-    folder, workspace = Path(os.path.realpath(folder)), Path(os.path.realpath(workspace))
-    return folder.relative_to(workspace if folder.is_relative_to(workspace) else folder.anchor).as_posix()
+    folder, workspace = os.path.realpath(folder), os.path.realpath(workspace)
+    return os.path.relpath(folder, workspace if os.path.commonpath([folder, workspace]) == workspace else "/")
 
 
-def annotation(problem: Problem, title: str, folder: str) -> str:
+def annotation(problem: "Problem", title: str, folder: str) -> str:
     """Return the workflow command that annotates a place."""
     where = {"file": f"{folder}/{problem.file}" if problem.file else "", "line": problem.line, "title": title}
     properties = ",".join(f"{name}={escape_property(str(value))}" for name, value in where.items() if value)
@@ -66,7 +69,7 @@ def escape_property(text: str) -> str:
     return escape(text).replace(":", "%3A").replace(",", "%2C")
 
 
-def summary(outcome: Outcome) -> str:
+def summary(outcome: "Outcome") -> str:
     """Return the outcome in Markdown: a row for each file that was applied or has a problem."""
     rows = [(filename, "applied") for filename in outcome.applied]
     if outcome.exit_code:

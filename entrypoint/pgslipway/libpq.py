@@ -70,6 +70,7 @@ CHOICES = {
 SYSTEM_ROOTS = ("PGSSLROOTCERT", "system")
 """Stands for the authorities that this system trusts, since libpq 16."""
 DEFAULT_PORT = "5432"
+APPLICATION_NAME = "pgslipway"
 NO_BUNDLE = "this system has no bundle of authorities; give the path of one, or SSL_CERT_FILE"
 NO_FILE = "no such file, or none that may be looked at; give the path of one"
 MALFORMED_URL = (

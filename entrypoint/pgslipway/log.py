@@ -1,15 +1,13 @@
 """Log lines on stderr, as text for people or as JSON."""
 
-import json
 import logging
 import os
 import sys
-import time
 from contextlib import suppress
 from typing import TextIO
 
 from .config import Config
-from .words import ESCAPED_IN_JSON, visible
+from .lines import is_json, json_line, text_line
 
 CLEAR_LINE = "\r\x1b[K"
 """Back to the start of the line, and erase it (ECMA-48)."""
@@ -18,34 +16,23 @@ RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 
 
 class TextFormatter(logging.Formatter):
-    """Lines for people: the time in UTC, the level where it matters, the message."""
-
-    converter = staticmethod(time.gmtime)
+    """Lines for people."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        level = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
-        stamp = self.formatTime(record, "%H:%M:%S")
         trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
-        return visible(f"{stamp} {level}{record.getMessage()}{trace}")
+        return text_line(record.created, record.levelname.lower(), f"{record.getMessage()}{trace}")
 
 
 class JsonFormatter(logging.Formatter):
     """One JSON object a line, with the fields that ride along with a record."""
 
-    converter = staticmethod(time.gmtime)
-
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        fields = {
-            "time": f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "message": record.getMessage(),
-        }
-        fields |= {key: value for key, value in vars(record).items() if key not in RECORD}
+        fields = {key: value for key, value in vars(record).items() if key not in RECORD}
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(fields, ensure_ascii=False, default=str).translate(ESCAPED_IN_JSON)
+        return json_line(record.created, record.levelname.lower(), record.getMessage(), fields)
 
 
 class Terminal(logging.StreamHandler[TextIO]):
@@ -70,12 +57,10 @@ class Terminal(logging.StreamHandler[TextIO]):
 
 def set_up_logging(config: Config) -> None:
     """Log to stderr, as JSON where that was asked for or Kubernetes collects it, else as text."""
-    is_json = config.log_format == "json" or (
-        config.log_format == "auto" and config.in_kubernetes and not sys.stderr.isatty()
-    )
-    is_terminal = sys.stderr.isatty() and not is_json
+    has_json = is_json(config)
+    is_terminal = sys.stderr.isatty() and not has_json
     handler = Terminal(sys.stderr) if is_terminal else logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if is_json else TextFormatter())
+    handler.setFormatter(JsonFormatter() if has_json else TextFormatter())
     logging.captureWarnings(capture=True)  # the driver's, about a password file that others can read
     for name in (__package__, "py.warnings"):
         logger = logging.getLogger(name)

@@ -1,8 +1,8 @@
 """A migration and a row of the history, as plain values."""
 
+import os
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 from . import files
 from .errors import FilesChanged, Problem
@@ -46,9 +46,9 @@ class Applied:
     minimum_version: int | None = None
 
 
-def discover(folder: Path) -> list[Migration]:
+def discover(folder: "str | os.PathLike[str]") -> list[Migration]:
     """Return the migrations in `folder`, by ascending version. Raises BadMigrations with all that is wrong."""
     return [
         Migration(version=version, filename=filename, checksum=checksum, path=path)
-        for version, filename, checksum, path in files.discover(str(folder))
+        for version, filename, checksum, path in files.discover(os.fspath(folder))
     ]

@@ -1,35 +1,44 @@
 """The outcome of a run as one JSON object for the orchestrator."""
 
-import json
-import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
 from . import __version__
-from .errors import Problem
+from .lines import to_json
 from .words import few, short
 
-TERMINATION_LOG = Path("/dev/termination-log")
-"""Where Kubernetes reads a container's last words; written only if it exists."""
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from .errors import Problem
+
 TERMINATION_BYTES = 4096
 """Kubernetes cuts longer ones."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """How a run ended."""
 
-    exit_code: int
-    result: str
-    """The exit code's name."""
-    message: str
-    problems: Sequence[Problem] = ()
-    """Where the run failed, everything that is wrong, each with its place; `message` is all of it in words."""
-    applied: Sequence[str] = ()
-    """The filenames that this run applied, in order."""
-    seconds: float = 0.0
+    __slots__ = ("applied", "exit_code", "message", "problems", "result", "seconds")
+
+    def __init__(
+        self,
+        *,
+        exit_code: int,
+        result: str,
+        message: str,
+        problems: "Sequence[Problem]" = (),
+        applied: "Sequence[str]" = (),
+        seconds: float = 0.0,
+    ) -> None:
+        self.exit_code = exit_code
+        self.result = result
+        """The exit code's name."""
+        self.message = message
+        self.problems = problems
+        """Where the run failed, everything that is wrong, each with its place; `message` is all of it in words."""
+        self.applied = applied
+        """The filenames that this run applied, in order."""
+        self.seconds = seconds
 
     @property
     def text(self) -> str:
@@ -53,7 +62,7 @@ class Outcome:
             "pgslipway": __version__,
             "problems": [brief(problem) for problem in self.problems],
         }
-        while len(encoded := json.dumps(fields, ensure_ascii=False).encode(errors="replace")) > limit:
+        while len(encoded := to_json(fields).encode(errors="replace")) > limit:
             if long := next((name for name in ("applied", "problems") if fields[name]), None):
                 fields[long] = fields[long][: len(fields[long]) // 2]
             else:
@@ -61,18 +70,7 @@ class Outcome:
         return encoded
 
 
-def brief(problem: Problem) -> dict[str, str | int | None]:
+def brief(problem: "Problem") -> dict[str, str | int | None]:
     """Return a problem as JSON has it: the message has more of its text."""
     first, _, _ = problem.text.partition("\n")
     return {"file": problem.file or None, "line": problem.line or None, "text": short(first)}
-
-
-def write_outcome(outcome: Outcome, path: Path | None) -> None:
-    """Write the outcome to `path`, or to Kubernetes's default place if that exists; never fails."""
-    if path is None and not TERMINATION_LOG.exists():
-        return
-    path = path or TERMINATION_LOG
-    try:
-        path.write_bytes(outcome.to_json())
-    except OSError as error:
-        logging.getLogger(__name__).warning("%s: %s; the outcome was not written there", path, error.strerror)

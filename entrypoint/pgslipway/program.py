@@ -6,13 +6,15 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from typing import Any
 
 from . import config
-from .config import Config
+from .config import DEFAULTS
 from .errors import INTERNAL_ERROR, UP_TO_DATE, BadConfiguration, Problem, SlipwayError, Stopped
 from .libpq import PG_VARIABLES
 from .log import set_up_logging
-from .outcome import Outcome, write_outcome
+from .outcome import Outcome
+from .report import announce, finish
 from .request import Options, Request
 from .signals import Stop, note
 from .up import up
@@ -25,15 +27,14 @@ OVERDUE = (
 )
 """The end of the message about a stop for which the server was not waited for any longer."""
 WITHOUT_DATABASE = {"check", "rehearse"}
-DEFAULTS = {"wait": {"MIGRATE_WAIT_TIMEOUT": "10m"}}
-"""The settings whose default depends on the command."""
+LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
-def run_command(arguments: Sequence[str], environ: Mapping[str, str], stop: Stop) -> int:
-    """Run a command and report how it ended; return the exit code."""
+def run_command(arguments: Sequence[str], environ: Mapping[str, str], stop: Stop, waited: float = 0.0) -> int:
+    """Run a command and report how it ended; return the exit code. `waited` is the time, in seconds, before this."""
     for variable in [name for name in PG_VARIABLES if os.environ.get(name) == ""]:
         del os.environ[variable]  # empty counts as unset; the driver would take PGPASSWORD= for a password
-    started = time.monotonic()
+    started = time.monotonic() - waited
     applied: list[str] = []
     settings = config.from_environ(environ, {}, needs_database=False)
     set_up_logging(settings)
@@ -44,14 +45,14 @@ def run_command(arguments: Sequence[str], environ: Mapping[str, str], stop: Stop
         outcome = Outcome(
             exit_code=exit_code, result=result, message=message, problems=problems, applied=applied, seconds=seconds
         )
-        return finish(outcome, settings)
+        return finish(outcome, settings, log)
 
     def fail(error: SlipwayError) -> int:
         return end(error.exit_code, error.result, str(error), error.problems)
 
     stop.report = lambda: fail(Stopped(stop.signum, OVERDUE))
     try:
-        request = requested(arguments, environ, applied)
+        request = requested(arguments, environ, applied, waited)
         settings = request.config
         set_up_logging(settings)
         with closing(asyncio.new_event_loop()) as loop:  # asyncio.run waits for a resolver that does not answer
@@ -69,7 +70,7 @@ def run_command(arguments: Sequence[str], environ: Mapping[str, str], stop: Stop
         return end(INTERNAL_ERROR, "internal error", bug, [Problem(bug)])
 
 
-def requested(arguments: Sequence[str], environ: Mapping[str, str], applied: list[str]) -> Request:
+def requested(arguments: Sequence[str], environ: Mapping[str, str], applied: list[str], waited: float) -> Request:
     """Return the command, its options and its settings; a container is mostly started without arguments."""
     options = Options()
     flags: dict[str, str] = {}
@@ -83,7 +84,9 @@ def requested(arguments: Sequence[str], environ: Mapping[str, str], applied: lis
         defaults=DEFAULTS.get(options.command),
         needs_database=options.command not in WITHOUT_DATABASE,
     )
-    return Request(config=settings, options=options, applied=applied)
+    if settings.location:
+        settings.location.waited = waited
+    return Request(settings, options, applied)
 
 
 async def execute(request: Request, stop: Stop) -> str:
@@ -101,10 +104,7 @@ async def execute(request: Request, stop: Stop) -> str:
 
 async def perform(request: Request) -> str:
     """Run the command, with settings that are free of problems."""
-    for warning in request.config.warnings:
-        logger.warning(warning)
-    if request.config.location and request.config.location.ignored:
-        logger.info("has no meaning here: %s", ", ".join(request.config.location.ignored))
+    announce(request.config, log)
     if request.config.problems:
         raise BadConfiguration(*request.config.problems)
     if request.options.command == "up":
@@ -118,16 +118,6 @@ async def perform(request: Request) -> str:
     return await COMMANDS[request.options.command](request)
 
 
-def finish(outcome: Outcome, settings: Config) -> int:
-    """Log the outcome and write it for the orchestrator; return the exit code."""
-    level = logging.ERROR if outcome.exit_code else logging.INFO
-    write_outcome(outcome, settings.termination_log)
-    fields = {"exit_code": outcome.exit_code, "result": outcome.result, "seconds": round(outcome.seconds, 3)}
-    logger.log(level, "%s", outcome.text, extra=fields)
-    if outcome.exit_code:
-        logger.error("exit %d: %s", outcome.exit_code, outcome.result)
-    if settings.github_workspace:
-        from . import github
-
-        github.report(outcome, settings)
-    return outcome.exit_code
+def log(level: str, message: str, fields: Mapping[str, Any]) -> None:
+    """Write a line of the log."""
+    logger.log(LEVELS[level], "%s", message, extra=dict(fields))

@@ -1,10 +1,12 @@
 """The question of nearly every start, whether there is anything to do, as SQL."""
 
+from _hashlib import openssl_sha256 as sha256
+
 from .quote import quote_array, quote_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 LOOK_TIMEOUT = "SET LOCAL lock_timeout = '5s';"
 """Bounds how long a look at the history may wait for somebody who has locked it."""
@@ -25,6 +27,28 @@ def set_role_sql(role: str | None) -> str:
 def look_sql(role: str | None) -> str:
     """Return SQL that takes the role and bounds the wait for the history's lock, for one message."""
     return f"{LOOK_TIMEOUT} {set_role_sql(role)}"
+
+
+def digest_sql(table: str) -> str:
+    """Return the query for the `digest` of the history's rows: as short for many migrations as for one."""
+    return f"""
+        SELECT pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(pg_catalog.concat(pg_catalog.count(*),
+            pg_catalog.string_agg(pg_catalog.concat(E'\\n', version::bigint, ' ', checksum), '' ORDER BY version)),
+            'UTF8')), 'hex') AS digest FROM {table}"""
+
+
+def digest(migrations: "Sequence[tuple[int, str]]") -> str:
+    """Return the SHA-256 over the number of these (version, checksum) and a line for each, by ascending version.
+
+    The number keeps a checksum with a line end in it from passing for two rows.
+    """
+    lines = [f"\n{version} {checksum}" for version, checksum in migrations]
+    return sha256(f"{len(lines)}{''.join(lines)}".encode()).hexdigest()
+
+
+def differs_sql(table: str, migrations: "Sequence[tuple[int, str]]") -> str:
+    """Return the query that returns a row unless the history has exactly these, all of them with their checksums."""
+    return f"SELECT FROM ({digest_sql(table)}) AS history WHERE digest IS DISTINCT FROM '{digest(migrations)}'"
 
 
 def undone_sql(table: str, migrations: "Iterable[tuple[int, str, str]]") -> str:

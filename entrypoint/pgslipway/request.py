@@ -1,7 +1,5 @@
 """The request of one start: the settings, the command and its options."""
 
-from dataclasses import dataclass, field
-
 from .config import Config
 
 
@@ -19,10 +17,12 @@ class Options:
     since: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """A command's settings and options, and the list that names each file once it is applied."""
 
-    config: Config
-    options: Options
-    applied: list[str] = field(default_factory=list)
+    __slots__ = ("applied", "config", "options")
+
+    def __init__(self, config: Config, options: Options, applied: list[str]) -> None:
+        self.config = config
+        self.options = options
+        self.applied = applied

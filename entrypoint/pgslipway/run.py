@@ -1,6 +1,7 @@
 """The state of one run over the migrations of an image."""
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -121,7 +122,7 @@ async def refuse_reader(connection: Connection) -> None:
 def folder_state(config: Config) -> tuple[int, int, int] | None:
     """Return a value that differs once the folder has other entries, which a ConfigMap's new content has as well."""
     try:
-        found = config.dir.stat()
+        found = os.stat(config.dir)
     except OSError:
         return None
     return found.st_dev, found.st_ino, found.st_mtime_ns

@@ -1,12 +1,14 @@
 """SIGINT and SIGTERM: noted before anything else runs, and obeyed within seconds whatever the server does."""
 
 import os
-import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Callable
     from types import FrameType
+else:
+    import _signal as signal  # the public module makes enumerations of these numbers, a fifth of such a start
 
 STOP_SECONDS = 4.5
 """Seconds from the first signal to the end, at the latest: a server that went silent answers no cancellation."""

@@ -33,7 +33,7 @@ async def up(config: Config, applied: list[str]) -> str:
     run = Run(config, discover(config.dir), applied)
     await bring_up_to_date(run, partial(connect, config))
     done = f"applied {count(len(applied), 'migration')}" if applied else "nothing to do"
-    return f"up to date: {done}; {newest(run.migrations)}"
+    return f"up to date: {done}; {newest([one.filename for one in run.migrations])}"
 
 
 async def bring_up_to_date(run: Run, connect: Connect) -> None:

@@ -30,7 +30,7 @@ async def wait(config: Config) -> str:
 
     try:
         async with connect(config, look):
-            return f"up to date: {newest(run.migrations)}"
+            return f"up to date: {newest([one.filename for one in run.migrations])}"
     except DatabaseUnavailable as error:
         if not run.missing:
             raise

@@ -31,9 +31,9 @@ def names(items: "Sequence[Migration | Applied]") -> str:
     return few([item.filename for item in items])
 
 
-def newest(migrations: "Sequence[Migration]") -> str:
-    """Say how many migrations there are, and which is the newest."""
-    return f"the newest of {count(len(migrations), 'migration')} is {migrations[-1].filename}"
+def newest(filenames: "Sequence[str]") -> str:
+    """Say how many migrations there are, and which is the newest, by their names in order."""
+    return f"the newest of {count(len(filenames), 'migration')} is {filenames[-1]}"
 
 
 def visible(text: str) -> str:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pgslipway.config import Config, Location, from_environ
-from pgslipway.connect import addresses, open_another, reconnect
+from pgslipway.connect import open_another, reconnect
+from pgslipway.dial import addresses
 from pgslipway.driver_errors import describe
 from pgslipway.errors import DatabaseUnavailable
 from proxy import RoundTrips

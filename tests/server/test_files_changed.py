@@ -195,7 +195,7 @@ async def test_applications_start_over_as_well(volume: ConfigMap, database: Data
 
 
 def test_files_that_never_stay_the_same_end_the_run(volume: ConfigMap) -> None:
-    config = from_keywords(dir=volume(FILES))
+    config = from_keywords(volume(FILES))
     run = Run(config, [])
     changed = FilesChanged(Problem("changed since this run began; run it again", "001_a.sql"))
 

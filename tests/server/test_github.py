@@ -157,7 +157,7 @@ FOLDERS = {
 
 @pytest.mark.parametrize(("folder_", "workspace", "shown"), FOLDERS.values(), ids=FOLDERS)
 def test_folder_is_seen_from_the_checkout(folder_: str, workspace: str, shown: str) -> None:
-    assert in_repository(Path(folder_), Path(workspace)) == shown
+    assert in_repository(folder_, workspace) == shown
 
 
 PROBLEMS = {

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pgslipway.config import from_environ
-from pgslipway.program import DEFAULTS
+from pgslipway.config import DEFAULTS, from_environ
 from proxy import RoundTrips
 from servers import LOCALHOST
 

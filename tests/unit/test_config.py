@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from conftest import Folder, Slipway
 
 VALUES: dict[str, tuple[str, object]] = {
-    "MIGRATE_DIR": ("/a b", Path("/a b")),
+    "MIGRATE_DIR": ("/a b", "/a b"),
     "MIGRATE_SCHEMA": ("Ops é", "Ops é"),
     "MIGRATE_TABLE": ("t", "t"),
     "MIGRATE_ROLE": ("owner", "owner"),
@@ -32,10 +32,10 @@ VALUES: dict[str, tuple[str, object]] = {
     "MIGRATE_OUT_OF_ORDER": ("refuse", "refuse"),
     "MIGRATE_EDITED": ("warn", "warn"),
     "MIGRATE_LOG_FORMAT": ("json", "json"),
-    "MIGRATE_TERMINATION_LOG": ("/tmp/log", Path("/tmp/log")),
+    "MIGRATE_TERMINATION_LOG": ("/tmp/log", "/tmp/log"),
 }
 DEFAULTS = {
-    "MIGRATE_DIR": Path("/migrations"),
+    "MIGRATE_DIR": "/migrations",
     "MIGRATE_SCHEMA": "public",
     "MIGRATE_TABLE": "schema_migrations",
     "MIGRATE_ROLE": None,

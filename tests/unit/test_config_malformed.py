@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from conftest import DOCUMENTED_CODES, INTERNAL_ERROR
 from pgslipway import program
 from pgslipway.config import SETTINGS, Config, from_environ
+from pgslipway.dial import driver_arguments
 from pgslipway.libpq import target
 from pgslipway.signals import Stop
 from sampling import examples
@@ -49,7 +50,7 @@ def read_by_driver(config: Config) -> str | None:
     """The password that asyncpg takes from our arguments."""
     names = "host port target_session_attrs passfile service servicefile server_settings"
     assert config.location
-    given = dict.fromkeys(names.split()) | config.location.driver_arguments()
+    given = dict.fromkeys(names.split()) | driver_arguments(config.location)
     _, parameters = cast("Any", connect_utils)._parse_connect_dsn_and_args(**given)
     return cast("str | None", parameters.password)
 

@@ -107,9 +107,9 @@ def test_readme_says_the_defaults_of_the_settings() -> None:
     rows = {row[0]: row[1] for row in readme_table("| setting | default | meaning |")}
 
     wrong = [
-        f"{variable}: {field.metadata['default']}"
-        for variable, field in SETTINGS.items()
-        if field.metadata["default"] not in {None, "0"}
-        and not any(variable in name and field.metadata["default"] in default for name, default in rows.items())
+        f"{variable}: {setting.default}"
+        for variable, setting in SETTINGS.items()
+        if setting.default not in {None, "0"}
+        and not any(variable in name and setting.default in default for name, default in rows.items())
     ]
     assert wrong == []

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from pgslipway import __version__
 from pgslipway.errors import Problem
 from pgslipway.log import JsonFormatter, TextFormatter
-from pgslipway.outcome import Outcome, write_outcome
+from pgslipway.outcome import Outcome
+from pgslipway.report import write_outcome
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -123,14 +124,13 @@ def test_failure_says_what_is_kept() -> None:
     assert outcome.text == f"no\n{kept}"
 
 
-def test_outcome_that_cannot_be_written_is_no_failure(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_outcome_that_cannot_be_written_is_no_failure(tmp_path: Path) -> None:
+    logged: list[tuple[str, str]] = []
     outcome = Outcome(exit_code=0, result="up to date", message="done")
 
-    write_outcome(outcome, tmp_path)
+    write_outcome(outcome, str(tmp_path), lambda level, message, _: logged.append((level, message)))
 
-    assert [record.getMessage() for record in caplog.records] == [
-        f"{tmp_path}: Is a directory; the outcome was not written there"
-    ]
+    assert logged == [("warning", f"{tmp_path}: Is a directory; the outcome was not written there")]
 
 
 # --- log lines ---------------------------------------------------------------------------------------------------

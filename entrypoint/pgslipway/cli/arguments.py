@@ -82,12 +82,10 @@ def make_parser() -> Parser:
         parser.add_argument(flag, action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--since", type=int, metavar="VERSION", help=argparse.SUPPRESS)
     settings = parser.add_argument_group("settings, each also an environment variable")
-    for variable, field in SETTINGS.items():
+    for variable, setting in SETTINGS.items():
         flag = "--" + variable.removeprefix("MIGRATE_").lower().replace("_", "-")
-        default = f" [{field.metadata['default']}]" if field.metadata["default"] else ""
-        settings.add_argument(
-            flag, dest=variable, metavar="VALUE", help=f"{variable}: {field.metadata['meaning']}{default}"
-        )
+        default = f" [{setting.default}]" if setting.default else ""
+        settings.add_argument(flag, dest=variable, metavar="VALUE", help=f"{variable}: {setting.meaning}{default}")
     return parser
 
 

@@ -4,7 +4,6 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from ..config import Location
@@ -23,7 +22,7 @@ async def rehearse(request: Request) -> str:
         del os.environ[variable]  # the server would take over PGPORT and its like
     with tempfile.TemporaryDirectory() as folder, start(f"{folder}/data") as server:
         location = Location({URL: server.get_uri()}, "an embedded Postgres")
-        config = replace(request.config, role=None, location=location)
+        config = request.config.but(role=None, location=location)
         await up(config, request.applied)
         show(to_table(rows(*await plan_of(config))))
     return f"rehearsed {count(len(request.applied), 'migration')} on an embedded Postgres, which is gone again"
