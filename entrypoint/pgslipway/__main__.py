@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 def main() -> "NoReturn":
     """Run the command that the arguments and the environment ask for, and leave with its exit code."""
+    have_streams()
     gc.disable()  # the imported modules stay: looking for garbage in them is a tenth of a start
     from .glance import glance  # a signal that comes meanwhile is noted
 
@@ -28,6 +29,13 @@ def main() -> "NoReturn":
         gc.enable()
         code = run_command(sys.argv[1:], os.environ, stop, waited)
     leave(code)
+
+
+def have_streams() -> None:
+    """Open what was closed before the start: the next file or connection would take its number, and get the log."""
+    for number, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.open(os.devnull, os.O_RDWR), "r" if number == 0 else "w"))  # noqa: SIM115
 
 
 def leave(code: int) -> "NoReturn":

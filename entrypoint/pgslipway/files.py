@@ -4,7 +4,6 @@ Plain strings and tuples, and no heavy import: a start with nothing to do gets n
 """
 
 import io
-import mmap
 import os
 from _hashlib import openssl_sha256 as sha256
 
@@ -13,6 +12,7 @@ from .errors import BadMigrations, Problem
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from mmap import mmap  # noqa: F401  # in the quoted type
     from typing import TypeAlias
 
 HOW_TO_NAME = "name it <version>_<description>.sql, such as 007_add_orders.sql"
@@ -23,7 +23,7 @@ LARGE = 1 << 20
 """Bytes above which a file is mapped, not read, and sent in pieces."""
 CHUNK = 1 << 16
 
-Source: "TypeAlias" = bytes | mmap.mmap
+Source: "TypeAlias" = "bytes | mmap"
 Found: "TypeAlias" = tuple[int, str, str, str]
 """Version, filename, checksum and path of a migration."""
 
@@ -94,7 +94,9 @@ def read(path: str) -> tuple[Source, str]:
     try:
         chunks = iter(lambda: os.read(descriptor, CHUNK), b"")
         if os.fstat(descriptor).st_size > LARGE:
-            return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ), checksum_of_large(chunks)
+            from mmap import ACCESS_READ, mmap  # most folders have no such file
+
+            return mmap(descriptor, 0, access=ACCESS_READ), checksum_of_large(chunks)
         source = b"".join(chunks)
     finally:
         os.close(descriptor)
@@ -104,7 +106,7 @@ def read(path: str) -> tuple[Source, str]:
 
 def checksum_of_large(chunks: "Iterable[bytes]") -> str:
     """Return the checksum of a file without holding all of it."""
-    from codecs import getincrementaldecoder  # most folders have no such file
+    from codecs import getincrementaldecoder
 
     digest = sha256()
     decoder = io.IncrementalNewlineDecoder(getincrementaldecoder("utf-8-sig")(), translate=True)

@@ -104,6 +104,12 @@ class History:
         """Return the query that returns a row unless the history holds exactly these migrations."""
         return question.undone_sql(self.name, ((one.version, one.checksum, one.filename) for one in migrations))
 
+    def differs_sql(self, migrations: Sequence[Migration], rows: Sequence[Applied]) -> str:
+        """Return `undone_sql` for a history with these rows so far; a short one where all of them have checksums."""
+        if all(row.checksum for row in rows):
+            return question.differs_sql(self.name, [(one.version, one.checksum) for one in migrations])
+        return self.undone_sql(migrations)
+
     async def is_current(self, connection: Connection, migrations: Sequence[Migration]) -> bool:
         """Tell in one round trip whether the history holds exactly these migrations.
 

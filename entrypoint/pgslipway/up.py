@@ -59,9 +59,11 @@ async def apply_pending(run: Run, connection: Connection) -> None:
     if run.config.location:
         logger.info("connected to %s", run.config.location.name)
     async with sending.own_sql(run.history):
-        if not plan.compare(run, await run.history.rows(connection)).pending:
+        rows = await run.history.rows(connection)
+        if not plan.compare(run, rows).pending:
             return
-        async with lock.lock(connection, run.config, run.history, run.history.undone_sql(run.migrations)) as held:
+        differs_sql = run.history.differs_sql(run.migrations, rows)
+        async with lock.lock(connection, run.config, run.history, differs_sql) as held:
             if held is None:
                 run.refuse_changed()
                 logger.info("another runner has applied everything")

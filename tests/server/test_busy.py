@@ -457,11 +457,11 @@ async def test_control_characters_of_a_blockers_query_reach_nobodys_terminal(
 
 
 async def connections_of(slipway: Slipway, database: Database, files: Path, **settings: str) -> tuple[Finished, int]:
-    """A run through a proxy, and how many connections it opened; requests to cancel are none."""
+    """A run through a proxy, and how many connections it opened; the glance's is none, nor are requests to cancel."""
     async with RoundTrips(database) as proxy:
         environ = database.at(proxy.port).environ | {"PGSSLMODE": "disable"}
         finished = await asyncio.to_thread(partial(slipway, env=environ, migrations=files, limit=PATIENCE, **settings))
-        return finished, sum(conversation.handshake > 1 for conversation in proxy.conversations)
+        return finished, sum(conversation.after_handshake > 0 for conversation in proxy.conversations)
 
 
 async def test_short_statements_are_not_watched(database: Database, folder: Folder, slipway: Slipway) -> None:
@@ -533,7 +533,7 @@ async def test_run_migrations_opens_no_second_connection(
             await eventually(lambda: asyncio.sleep(0, "trying again" in caplog.text), "a second try")
             await other.execute("ROLLBACK")
             applied = await running
-        connections = sum(conversation.handshake > 1 for conversation in proxy.conversations)
+        connections = sum(conversation.after_handshake > 0 for conversation in proxy.conversations)
 
     assert applied == ["001_a.sql"]
     assert connections == 1

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pgslipway import glance
-from pgslipway.signals import Stop
+from pgslipway.signals import Stop, note
 from pgslipway.wire import LONGEST_MESSAGE, MOST_BYTES
 from proxy import Fault, FaultProxy, Passage
 from servers import LOCALHOST, PATIENCE, refusing, resetting, silent
@@ -238,3 +238,28 @@ async def test_nothing_to_do_takes_four_round_trips_and_a_short_question(
     assert tcp + sum(one and not other for one, other in pairwise(ways)) == 4
     [question] = [passage.message for passage in proxy.passages if passage.message.kind == b"Q"]
     assert len(question.raw) < 500
+
+
+@pytest.mark.parametrize("number", [1, 4, 7, 9])
+async def test_signal_ends_a_glance_at_a_server_that_says_nothing_more(
+    number: int, database: Database, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here the time for it does not: it is longer than this test may take."""
+    monkeypatch.setattr(glance, "LONGEST", 2 * PATIENCE)
+    folder(FILES)
+    stop, is_silent = Stop(), asyncio.Event()
+
+    async def fall_silent() -> None:
+        is_silent.set()
+        await asyncio.sleep(2 * PATIENCE)
+
+    async with FaultProxy(database) as proxy:
+        proxy.faults = [Fault(number, after=False, strike=fall_silent)]
+        environ = environ_of(database.at(proxy.port), folder, MIGRATE_WAIT_TIMEOUT="0")
+        looking = asyncio.create_task(asyncio.to_thread(glance.glance, [], environ, stop, time.monotonic()))
+        async with asyncio.timeout(PATIENCE):
+            await is_silent.wait()
+            stop.action()
+            assert await looking is None
+
+    assert stop.action is note

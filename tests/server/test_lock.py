@@ -13,6 +13,7 @@ import pytest
 
 from pgslipway import run_migrations
 from pgslipway.engine.lock_sql import lock_key
+from proxy import RoundTrips
 from servers import eventually, pgbouncer
 from unfinished import in_flight, is_valid, steps_of, without_transaction
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from servers import Database, Server
 
 ROWS = 50_000
+SHORT_QUESTION = 1_000
 RACE = {
     "001_a.sql": f"CREATE TABLE a AS SELECT n FROM generate_series(1, {ROWS}) AS n; CREATE TABLE runs (n int);",
     "002_b.sql": "-- no-transaction\nCREATE INDEX CONCURRENTLY a_n ON a (n);",
@@ -147,6 +149,34 @@ async def test_holders_in_other_databases_of_the_server_are_nobody(
     assert finished.code == 11, finished
     assert finished.outcome
     assert finished.outcome["message"].startswith(f"the migration lock is still held by pid {pid} (")
+
+
+WAITED_FOR = {"own rows": "checksum", "rows that were taken over": "NULL"}
+
+
+@pytest.mark.parametrize("checksum", WAITED_FOR.values(), ids=WAITED_FOR)
+async def test_waiter_sees_in_every_history_that_nothing_is_left_to_do(
+    checksum: str, database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    """By one digest over the rows, or, where some have no checksum, by the names of their files."""
+    slipway(env=database.environ, migrations=folder({f"{n:03}_a.sql": "" for n in range(1, 101)}))
+    await database.execute(f"UPDATE schema_migrations SET checksum = {checksum}")
+    files = folder({"101_b.sql": ""})
+    async with database.migration_lock(), RoundTrips(database) as proxy:
+        environ = database.at(proxy.port).environ | {"PGSSLMODE": "disable"}
+        waiter = slipway.start(env=environ, migrations=files)
+        await asyncio.to_thread(waiter.wait_for_log, "waiting for the migration lock")
+        await database.execute("INSERT INTO schema_migrations (version, filename) VALUES (101, '101_b.sql')")
+        if checksum != "NULL":
+            of_nothing = "encode(sha256(''), 'hex')"
+            await database.execute(f"UPDATE schema_migrations SET checksum = {of_nothing} WHERE version = 101")
+
+        finished = await asyncio.to_thread(waiter.finish)
+
+    assert finished.code == 0, finished
+    assert "another runner has applied everything" in finished.err
+    polls = [query for query in proxy.queries if "pg_try_advisory_lock" in query]
+    assert (max(map(len, polls)) < SHORT_QUESTION) == (checksum != "NULL")
 
 
 async def test_waiter_stops_when_nothing_is_left_to_do_though_the_lock_is_held(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -15,6 +18,8 @@ from pgslipway.engine import check
 from pgslipway.errors import MigrationFailed
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from conftest import Folder, Slipway
     from servers import Database
 
@@ -466,3 +471,22 @@ async def test_time_that_a_file_took_is_logged(database: Database, folder: Folde
     assert 0.3 <= line["seconds"] < 30
     assert line["message"] == f"applied 001_a.sql in {line['seconds'] * 1000:.0f} ms"
     assert line["file"] == "001_a.sql"
+
+
+@pytest.mark.parametrize("streams", ["2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+async def test_streams_that_are_closed_are_no_reason_to_stop(
+    streams: str, database: Database, folder: Folder, tmp_path: Path
+) -> None:
+    """What is opened next would get their numbers, and the log would be sent to the server."""
+    termination = tmp_path / "termination"
+    environ = database.environ | {"MIGRATE_TERMINATION_LOG": str(termination), "PATH": os.environ["PATH"]}
+
+    def run(files: dict[str, str]) -> tuple[int, int, list[str]]:
+        command = ["sh", "-c", f'exec "$@" {streams}', "sh", sys.executable, "-m", "pgslipway"]
+        ended = subprocess.run(command, env=environ | {"MIGRATE_DIR": str(folder(files))}, check=False)
+        outcome = json.loads(termination.read_bytes())
+        return ended.returncode, outcome["exit_code"], outcome["applied"]
+
+    assert run({"001_a.sql": "CREATE TABLE a ();"}) == (0, 0, ["001_a.sql"])
+    assert run({}) == (0, 0, [])
+    assert run({"002_b.sql": "nonsense"}) == (24, 24, [])
