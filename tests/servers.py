@@ -296,7 +296,7 @@ class Embedded:
         shutil.copytree(self._template, cluster.data, copy_function=self._copy)
         self._give(cluster.data, *cluster.data.rglob("*"))
         (cluster.data / "pg_hba.conf").write_text(hba)
-        cluster.configure(**CLUSTER_SETTINGS, **settings)
+        cluster.configure(**{**CLUSTER_SETTINGS, **settings})
         return cluster
 
     def standby_of(self, primary: Cluster, **settings: object) -> Cluster:
@@ -538,6 +538,8 @@ class Certificates:
 
 CERTIFIED = "certified"
 """The role that a TLS server lets in by the client's certificate, without a password."""
+IN_CLEAR = "in_clear"
+"""The role that a TLS server asks for its password as it is."""
 MAKE_CERTIFICATES = f"""
 set -e; cd /tmp
 make() {{ openssl req -x509 -newkey rsa:2048 -nodes -days 2 -keyout "$1.key" -out "$1.pem" -subj "/CN=$1" "${{@:2}}"; }}
@@ -567,6 +569,7 @@ def make_certificates() -> Certificates:
 TLS_HBA = f"""
 local all all trust
 hostssl all {CERTIFIED} all cert
+hostssl all {IN_CLEAR} all password
 hostssl all all all scram-sha-256
 """
 START_WITH_TLS = """

@@ -7,14 +7,13 @@ import random
 import socket
 import threading
 import time
-from contextlib import redirect_stderr
 from functools import partial
-from io import StringIO
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
 
+from looks import NOTHING_SAID, look
 from pgslipway import glance
 from pgslipway.signals import Stop, note
 from pgslipway.wire import LONGEST_MESSAGE, MOST_BYTES
@@ -22,30 +21,17 @@ from proxy import Fault, FaultProxy, Passage
 from servers import LOCALHOST, PATIENCE, refusing, resetting, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from conftest import Folder, Slipway
     from proxy import Message
     from servers import Database
 
 FILES = {"001_a.sql": "CREATE TABLE a ();", "002_b.sql": "CREATE TABLE b ();"}
-NOTHING_SAID: tuple[int | None, str] = (None, "")
 HARMLESS = {b"S", b"K", b"N", b"C", b"T"}
 """The messages whose contents do not matter to the glance."""
 SHORT = 0.2
 """Seconds for a glance that is not going to be answered."""
-
-
-def glance_at(environ: Mapping[str, str]) -> tuple[int | None, str]:
-    """Its exit code, and what it said."""
-    with redirect_stderr(StringIO()) as said:
-        code = glance.glance([], environ, Stop(), time.monotonic())
-    return code, said.getvalue()
-
-
-async def look(environ: Mapping[str, str]) -> tuple[int | None, str]:
-    async with asyncio.timeout(PATIENCE):
-        return await asyncio.to_thread(glance_at, environ)
 
 
 def environ_of(database: Database, folder: Folder, **other: str) -> dict[str, str]:
