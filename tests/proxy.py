@@ -223,6 +223,29 @@ class RoundTrips(Proxy):
             to_server.close()
 
 
+class Turns(Proxy):
+    """Counts how often the server answers, whatever it is that the two say: TLS as well."""
+
+    def __init__(self, server: Address) -> None:
+        super().__init__(server)
+        self.number = 0
+        self._is_asked = False
+
+    async def _relay(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        server, to_server = await asyncio.open_connection(self._server.host, self._server.port)
+        async with asyncio.TaskGroup() as both:
+            both.create_task(_copy(client, to_server, self._client_said))
+            both.create_task(_copy(server, to_client, self._server_said))
+        to_server.close()
+
+    def _client_said(self, _: bytes) -> None:
+        self._is_asked = True
+
+    def _server_said(self, _: bytes) -> None:
+        self.number += self._is_asked
+        self._is_asked = False
+
+
 async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter, look: Callable[[bytes], None]) -> None:
     """Hand on each piece after looking at it, and then the end."""
     with suppress(ConnectionError):

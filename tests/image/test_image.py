@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import secrets
@@ -13,6 +14,7 @@ import pytest
 
 from containers import IMAGE, RESTRICTED, ROOT, build, call, clone, docker, run, running
 from pgslipway import __version__
+from proxy import Turns
 from servers import eventually, refusing, until
 
 if TYPE_CHECKING:
@@ -305,3 +307,17 @@ def test_file_that_can_never_work_fails_the_build(derived: Derived, name: str, s
     assert built.code != 0, built
     assert name in built.out + built.err
     assert "Traceback" not in built.out + built.err
+
+
+async def test_tls_costs_two_round_trips(encrypted: Server, folder: Folder) -> None:
+    """The server's word that it has TLS, and the handshake, whose first guess at a curve is right."""
+    migrations = folder(TABLE)
+    async with encrypted.fresh_database() as database:
+        assert run(env=database.environ, migrations=migrations).code == 0
+
+        async with Turns(database) as proxy:
+            ended = await asyncio.to_thread(run, env=database.at(proxy.port).environ, migrations=migrations)
+
+    assert ended.code == 0, ended
+    without_tls, goodbye_that_nobody_awaits = 3, 1
+    assert proxy.number == without_tls + 2 + goodbye_that_nobody_awaits
