@@ -115,7 +115,8 @@ async def resolved(name: str, port: int) -> list[str]:
     """Return the addresses of a name, in the system's order."""
     if name.startswith("/") or is_address(name):
         return [name]
-    found = await asyncio.get_running_loop().getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    host = name.encode() if name.isascii() else name  # text would load the codec for names that are not ASCII
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
