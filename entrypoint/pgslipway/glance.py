@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .signals import Stop
 
 LONGEST = 1.0
-"""Seconds from the start of the process, at most."""
+"""Seconds for all of it, besides the time that reading the files takes."""
 COMMANDS = {"up": "nothing to do; ", "wait": ""}
 """The commands that end where there is nothing to do, and their words for it."""
 HONOURED = {
@@ -38,7 +38,7 @@ def glance(arguments: "Sequence[str]", environ: "Mapping[str, str]", stop: "Stop
     if len(arguments) > 1 or command not in COMMANDS:
         return None
     config = from_environ(environ, {}, defaults=DEFAULTS.get(command))
-    filenames = look(config, config.role if command == "up" else None, stop, started)
+    filenames = look(config, config.role if command == "up" else None, stop)
     if not filenames or stop.signum:
         return None
     log = to_stderr(config)
@@ -52,12 +52,12 @@ def glance(arguments: "Sequence[str]", environ: "Mapping[str, str]", stop: "Stop
     return finish(outcome, config, log)
 
 
-def look(config: "Config", role: str | None, stop: "Stop", started: float) -> list[str] | None:
+def look(config: "Config", role: str | None, stop: "Stop") -> list[str] | None:
     """Return the names of the migrations if the history has exactly them; None for anything else."""
     location = config.location
     if config.problems or not location or not location.libpq.keys() <= HONOURED:
         return None
-    wire = Wire(location, started + min(LONGEST, config.wait_timeout or LONGEST))
+    wire = Wire(location, monotonic() + min(LONGEST, config.wait_timeout or LONGEST))
     stop.action = wire.interrupt
     try:
         wire.dial()
@@ -65,7 +65,9 @@ def look(config: "Config", role: str | None, stop: "Stop", started: float) -> li
         from .question import digest, digest_sql, look_sql, table_name
 
         wire.log_in(f"{look_sql(role)} {digest_sql(table_name(config.schema, config.table))}")
+        waited = monotonic()
         found = discover(config.dir)  # while the server looks
+        wire.deadline += monotonic() - waited  # a slow disk is slow for the program as well
         is_current = wire.answer() == digest([(version, checksum) for version, _, checksum, _ in found])
         wire.send(b"X\0\0\0\4")
         return [filename for _, filename, _, _ in found] if is_current else None

@@ -142,6 +142,7 @@ class Wire:
         """Hear whether the server has TLS, use it as `sslmode` says, and say who wants what."""
         if not self.wants_tls():
             return
+        self.set_timeout(self.left())
         answer = self.receive(1)
         if answer == b"S":
             self.start_tls()
@@ -164,6 +165,7 @@ class Wire:
         if context.verify_mode == CERT_REQUIRED:
             context.load_verify_locations(authority, None, None)
         tls = context._wrap_socket(self.socket, False, self.host)  # type: ignore[attr-defined]
+        self.set_timeout(self.left())
         tls.do_handshake()
         self.send, self.receive, self.is_encrypted = tls.write, tls.read, True
 
