@@ -20,13 +20,18 @@ Said: TypeAlias = tuple[int | None, str]
 NOTHING_SAID: Said = (None, "")
 
 
-def glance_at(environ: Mapping[str, str], *arguments: str) -> Said:
-    with redirect_stderr(StringIO()) as said:
-        code = glance.glance(arguments, environ, Stop(), time.monotonic())
+def glance_at(environ: Mapping[str, str], seconds: float = PATIENCE) -> Said:
+    """It may take so many seconds: a second is not always enough on a busy machine."""
+    usual, glance.LONGEST = glance.LONGEST, seconds
+    try:
+        with redirect_stderr(StringIO()) as said:
+            code = glance.glance([], environ, Stop(), time.monotonic())
+    finally:
+        glance.LONGEST = usual
     return code, said.getvalue()
 
 
-async def look(environ: Mapping[str, str]) -> Said:
+async def look(environ: Mapping[str, str], seconds: float = PATIENCE) -> Said:
     """One after the other: what they write is one for the whole process."""
-    async with asyncio.timeout(PATIENCE):
-        return await asyncio.to_thread(glance_at, environ)
+    async with asyncio.timeout(2 * PATIENCE):
+        return await asyncio.to_thread(glance_at, environ, seconds)

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 TABLE = '"other ""schema".history'
 WHERE = {"MIGRATE_SCHEMA": 'other "schema', "MIGRATE_TABLE": "history"}
 COLUMNS = "filename text, applied_at timestamptz DEFAULT now(), checksum text, minimum_version bigint"
+PATIENT = 10.0
+"""Seconds for a glance on a busy machine."""
 MINIMUM = b"-- minimum-version: 1\nSELECT 1;"
 
 
@@ -273,9 +275,13 @@ class Ground:
 
 
 async def test_glance_is_never_wrong(
-    shop: Database, tmp_path: Path, record_property: Callable[[str, object], None]
+    shop: Database,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ground = Ground(shop, tmp_path / "migrations", Counter())
+    monkeypatch.setattr(glance, "LONGEST", PATIENT)
 
     @settings(
         max_examples=examples(300),

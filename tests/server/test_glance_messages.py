@@ -79,11 +79,9 @@ async def test_altered_message_misleads_nobody(
     database: Database,
     folder: Folder,
     slipway: Slipway,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     slipway(env=database.environ, migrations=folder(FILES))
     places = await from_server(database, folder)
-    monkeypatch.setattr(glance, "LONGEST", SHORT)
     assert {passage.message.kind for passage in places} >= {b"R", b"S", b"K", b"Z", b"C", b"T", b"D"}
     if not is_current:
         folder({"003_c.sql": "CREATE TABLE c ();"})
@@ -91,7 +89,7 @@ async def test_altered_message_misleads_nobody(
     for place in places:
         async with FaultProxy(database) as proxy:
             proxy.alter = partial(altered, place.number, alter)
-            found = await look(environ_of(database.at(proxy.port), folder))
+            found = await look(environ_of(database.at(proxy.port), folder), SHORT)
         is_harmless = is_current and (place.message.kind in HARMLESS or place is places[-1])
         assert found == NOTHING_SAID or (is_harmless and found[0] == 0), str(place)
 
@@ -129,16 +127,15 @@ async def test_program_runs_as_ever_after_a_glance_that_was_cut(
 
 
 async def test_silence_after_every_message_ends_with_the_time_for_it(
-    database: Database, folder: Folder, slipway: Slipway, monkeypatch: pytest.MonkeyPatch
+    database: Database, folder: Folder, slipway: Slipway
 ) -> None:
     slipway(env=database.environ, migrations=folder(FILES))
     places = await from_server(database, folder)
-    monkeypatch.setattr(glance, "LONGEST", SHORT)
 
     for place in places:
         async with FaultProxy(database) as proxy:
             proxy.faults = [Fault(place.number, after=False, strike=partial(asyncio.sleep, PATIENCE))]
-            assert await look(environ_of(database.at(proxy.port), folder)) == NOTHING_SAID, str(place)
+            assert await look(environ_of(database.at(proxy.port), folder), SHORT) == NOTHING_SAID, str(place)
 
 
 @pytest.mark.parametrize("server", [refusing, resetting, silent])
@@ -148,7 +145,7 @@ async def test_server_that_does_not_answer_is_left_to_the_program(
     environ = {"PGHOST": LOCALHOST, "PGUSER": "u", "MIGRATE_DIR": str(folder(FILES))}
 
     with server() as port:  # type: ignore[attr-defined]
-        assert await look(environ | {"PGPORT": str(port)}) == NOTHING_SAID
+        assert await look(environ | {"PGPORT": str(port)}, SHORT) == NOTHING_SAID
 
 
 ENDLESS = {
