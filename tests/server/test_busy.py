@@ -285,6 +285,7 @@ async def test_short_lock_timeout_is_long_enough_to_name_who_uses_the_table(
 
     assert finished.code == 12, finished
     assert f"{TIMED_OUT}, held by pid {pid} " in finished.err
+    assert " so far" not in finished.err, "a try that is over at once needs no line of its own"
 
 
 async def test_who_was_in_the_way_of_an_earlier_try_is_not_blamed_for_a_later_one(
@@ -351,6 +352,32 @@ async def test_active_blocker_is_shown_with_its_query(database: Database, folder
     assert re.search(r"active for \d+ s, its query: SELECT pg_sleep\(3600\)\)", finished.err), finished
 
 
+async def test_long_query_of_a_blocker_is_cut(database: Database, folder: Folder, slipway: Slipway) -> None:
+    await database.execute("CREATE TABLE a ()")
+    query = f"SELECT '{'x' * 200}' FROM a"
+    async with using(database, query):
+        finished = await up(slipway, database, folder(ALTER), ddl_retry="0")
+
+    assert finished.code == 12, finished
+    assert finished.outcome
+    assert f"its last query: {f'BEGIN; {query}'[:100]}) (MIGRATE_DDL" in finished.outcome["message"]
+
+
+async def test_blocker_is_said_to_be_idle_since_its_last_query(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    """An application's pool has connections that are far older."""
+    await database.execute("CREATE TABLE a ()")
+    idle = "SELECT date_part('epoch', clock_timestamp() - state_change) FROM pg_stat_activity WHERE pid = $1"
+    async with using(database, "SELECT pg_sleep(3); SELECT FROM a") as other:
+        finished = await up(slipway, database, folder(ALTER), ddl_retry="0")
+        seconds = (await database.fetch(idle, other.get_server_pid()))[0][0]
+
+    said = re.search(r"idle in transaction for (\d+) s", finished.err)
+    assert said, finished
+    assert int(said[1]) <= round(seconds)
+
+
 async def test_every_blocker_is_named(database: Database, folder: Folder, slipway: Slipway) -> None:
     await database.execute("CREATE TABLE a ()")
     async with using(database) as one, using(database) as two:
@@ -413,13 +440,49 @@ async def autovacuumed(embedded: Embedded, *, gives_way_after: str = "1s") -> Da
     return database
 
 
-async def test_autovacuum_gives_way(embedded: Embedded, folder: Folder, slipway: Slipway) -> None:
+@pytest.mark.parametrize("start", ["", "-- no-transaction\n"], ids=["transactional", "non-transactional"])
+async def test_autovacuum_gives_way(start: str, embedded: Embedded, folder: Folder, slipway: Slipway) -> None:
     """Postgres cancels it for a session that waits for deadlock_timeout, which is longer than our usual time-out."""
     database = await autovacuumed(embedded)
 
-    finished = await up(slipway, database, folder(ALTER), ddl_retry="10s")
+    finished = await up(slipway, database, folder({"001_a.sql": start + ALTER["001_a.sql"]}), ddl_retry="10s")
 
     assert finished.code == 0, finished
+
+
+TELLING = {
+    "001_a.sql": "DO $$ BEGIN RAISE NOTICE 'a limit of %', current_setting('lock_timeout'); END $$;"
+    "ALTER TABLE a ADD COLUMN m int;"
+}
+"""Each try tells its lock_timeout."""
+LIMIT = re.compile(r"a limit of (\w+)")
+
+
+async def test_lock_timeout_is_longer_than_usual_where_that_makes_autovacuum_give_way(
+    embedded: Embedded, folder: Folder, slipway: Slipway
+) -> None:
+    """Longer than deadlock_timeout, but not by much; also where autovacuum is not the only one in the way."""
+    database = await autovacuumed(embedded)
+    async with using(database):
+        process = slipway.start(env=database.environ, migrations=folder(TELLING))
+        await asyncio.to_thread(until, lambda: len(set(LIMIT.findall(process.log))) > 1, "another limit")
+        process.kill()
+
+    assert list(dict.fromkeys(LIMIT.findall(process.log))) == ["500ms", "1500ms"]
+
+
+async def test_lock_timeout_stays_as_it_is_for_those_who_do_not_give_way(
+    embedded: Embedded, folder: Folder, slipway: Slipway
+) -> None:
+    database = embedded.cluster(max_prepared_transactions=2).start().database
+    await database.execute("CREATE TABLE a ()")
+    await database.execute("BEGIN; SELECT FROM a; PREPARE TRANSACTION 'forgotten'")
+    async with using(database):
+        process = slipway.start(env=database.environ, migrations=folder(TELLING))
+        await asyncio.to_thread(until, lambda: len(LIMIT.findall(process.log)) >= 3, "three tries")
+        process.kill()
+
+    assert set(LIMIT.findall(process.log)) == {"500ms"}
 
 
 @pytest.mark.parametrize(
@@ -772,6 +835,22 @@ async def test_who_blocks_another_run_in_the_same_database_is_not_blamed(
     assert f"{TIMED_OUT}, held by pid {pid} " in finished.err
 
 
+async def test_who_blocks_an_application_is_not_blamed_where_a_pooler_hides_our_session(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    await database.execute("CREATE TABLE a (); CREATE TABLE b ()")
+    async with using(database, "SELECT FROM b"), database.connection() as stuck, using(database) as other:
+        task = asyncio.create_task(stuck.execute("ALTER TABLE b ADD COLUMN n int"))
+        await eventually(lambda: is_waiting(database), "an application waits")
+        finished = await up(slipway, database, folder(ALTER), ddl_retry="1s", lock="transaction")
+        pid = other.get_server_pid()
+    with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        await task
+
+    assert finished.code == 12, finished
+    assert f"{TIMED_OUT}, held by pid {pid} " in finished.err
+
+
 async def test_analysis_of_a_table_is_shown(database: Database, folder: Folder, slipway: Slipway) -> None:
     """It computes the expression of an index for each row."""
     await table_with_a_slow_index(database)
@@ -838,7 +917,7 @@ async def test_who_holds_up_the_mending_of_a_build_is_said(
         again.kill()
 
     assert "001_a.sql:2: half done; running DROP INDEX CONCURRENTLY" in log
-    assert re.search(rf"001_a.sql:2: waiting for \S+ on [^,]+, held by pid {pid} .*, 2 s so far", log), log
+    assert re.search(rf"001_a.sql:2: waiting for ShareLock on a virtualxid, held by pid {pid} .*, 2 s so far", log), log
 
 
 async def test_file_that_was_busy_and_is_then_refused_has_failed(
