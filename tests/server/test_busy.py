@@ -835,20 +835,50 @@ async def test_who_blocks_another_run_in_the_same_database_is_not_blamed(
     assert f"{TIMED_OUT}, held by pid {pid} " in finished.err
 
 
-async def test_who_blocks_an_application_is_not_blamed_where_a_pooler_hides_our_session(
+async def wait_for(database: Database, table: str) -> None:
+    """Be an application that waits for a table."""
+    with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        await database.execute(f"ALTER TABLE {table} ADD COLUMN n int")
+
+
+async def test_who_blocks_applications_is_not_blamed_where_a_pooler_hides_our_session(
     database: Database, folder: Folder, slipway: Slipway
 ) -> None:
-    await database.execute("CREATE TABLE a (); CREATE TABLE b ()")
-    async with using(database, "SELECT FROM b"), database.connection() as stuck, using(database) as other:
-        task = asyncio.create_task(stuck.execute("ALTER TABLE b ADD COLUMN n int"))
-        await eventually(lambda: is_waiting(database), "an application waits")
+    """There are many, so that ours is hardly the first to be listed by chance."""
+    tables = [f"t{number}" for number in range(8)]
+    await database.execute("CREATE TABLE a ();" + "".join(f"CREATE TABLE {table} ();" for table in tables))
+    async with using(database, f"SELECT FROM {', '.join(tables)}") as another, using(database) as other:
+        applications = [asyncio.create_task(wait_for(database, table)) for table in tables]
+        await eventually(lambda: is_waiting(database, len(tables)), "the applications wait")
         finished = await up(slipway, database, folder(ALTER), ddl_retry="1s", lock="transaction")
         pid = other.get_server_pid()
-    with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-        await task
+        await another.execute("ROLLBACK")
+        await asyncio.gather(*applications)
 
     assert finished.code == 12, finished
     assert f"{TIMED_OUT}, held by pid {pid} " in finished.err
+
+
+async def test_who_blocks_a_waiting_runner_is_not_blamed_where_a_pooler_hides_our_session(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    """It has begun later than the one at work, since its questions are short."""
+    await database.execute("CREATE TABLE a (); CREATE TABLE b ()")
+    async with using(database, "SELECT FROM b"), database.connection() as waiter, using(database) as other:
+        process = slipway.start(
+            env=database.environ, migrations=folder(ALTER), ddl_lock_timeout="1h", lock="transaction"
+        )
+        await eventually(lambda: is_waiting(database), "the run waits")
+        await waiter.execute("SET application_name = 'pgslipway'")
+        task = asyncio.create_task(waiter.execute("ALTER TABLE b ADD COLUMN m int"))
+        await eventually(lambda: is_waiting(database, 2), "the other one waits as well")
+        log = await asyncio.to_thread(process.wait_for_log, " s so far")
+        pid = other.get_server_pid()
+        process.kill()
+    with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        await task
+
+    assert f"AccessExclusiveLock on a, held by pid {pid} " in log
 
 
 async def test_analysis_of_a_table_is_shown(database: Database, folder: Folder, slipway: Slipway) -> None:
