@@ -14,7 +14,7 @@ from servers import eventually, until
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from conftest import Folder, Slipway
+    from conftest import Folder, Process, Slipway
     from servers import Database
 
 ALTER = {"001_a.sql": "ALTER TABLE a ADD COLUMN m int;"}
@@ -51,11 +51,17 @@ def direct(database: Database, port: int) -> dict[str, str]:
     return database.at(port).environ | {"PGSSLMODE": "disable"}
 
 
-class FirstOnly(Proxy):
-    """Lets a client's first connection through; to the others it says nothing, until it turns them away."""
+def is_at_work(process: Process | None) -> bool:
+    """Whether it has its connection, so that any other one is of the watch."""
+    return process is not None and "connected to" in process.log
+
+
+class ForTheWork(Proxy):
+    """Lets through what comes before the work; to later connections it says nothing, until it turns them away."""
 
     def __init__(self, server: Database) -> None:
         super().__init__(server)
+        self.process: Process | None = None
         self.came = 0
         self.most_waiting = 0
         self._waiting: set[asyncio.StreamWriter] = set()
@@ -67,10 +73,11 @@ class FirstOnly(Proxy):
         reset(*self._waiting)
 
     async def _relay(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
-        self.came += 1
-        if self.came > 1 and not self._is_open:
-            await self._say_nothing(client, to_client)
-            return
+        if is_at_work(self.process):
+            self.came += 1
+            if not self._is_open:
+                await self._say_nothing(client, to_client)
+                return
         server, to_server = await asyncio.open_connection(self._server.host, self._server.port)
         try:
             await asyncio.gather(pipe(client, to_server), pipe(server, to_client))
@@ -94,17 +101,18 @@ async def pipe(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> No
 
 
 class FarAway(RoundTrips):
-    """Counts, and lets all connections but the first through only once they `may`."""
+    """Counts connections, and lets those that come after the work has begun through only once they `may`."""
 
     def __init__(self, server: Database) -> None:
         super().__init__(server)
+        self.process: Process | None = None
         self.may = asyncio.Event()
-        self._is_first = True
+        self.came = 0
 
     async def _relay(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
-        if not self._is_first:
+        if is_at_work(self.process):
+            self.came += 1
             await self.may.wait()
-        self._is_first = False
         await super()._relay(client, to_client)
 
 
@@ -152,12 +160,12 @@ async def test_watch_that_is_still_connecting_gives_up_when_its_file_ends(
     database: Database, folder: Folder, slipway: Slipway
 ) -> None:
     """Its connection would come later, and nobody would close it."""
-    async with FirstOnly(database) as proxy:
-        process = slipway.start(
+    async with ForTheWork(database) as proxy:
+        process = proxy.process = slipway.start(
             env=direct(database, proxy.port),
             migrations=folder({"001_a.sql": "SELECT pg_sleep(2.5);", "002_b.sql": FOREVER}),
         )
-        await asyncio.to_thread(until, lambda: proxy.came == 3, "the watch over the second file")
+        await asyncio.to_thread(until, lambda: proxy.came == 2, "the watch over the second file")
         most_waiting = proxy.most_waiting
         process.terminate()  # a request to cancel is a connection as well
         finished = await asyncio.to_thread(process.finish)
@@ -189,9 +197,9 @@ async def test_watch_that_lost_its_connection_opens_another_for_the_next_try(
 async def test_watch_that_fails_to_connect_between_two_statements_tries_again_and_leaves_no_traceback(
     database: Database, folder: Folder, slipway: Slipway
 ) -> None:
-    async with FirstOnly(database) as proxy:
+    async with ForTheWork(database) as proxy:
         files = folder({"001_a.sql": f"-- no-transaction\nSELECT pg_sleep(2.5);\n{FOREVER}"})
-        process = slipway.start(env=direct(database, proxy.port), migrations=files)
+        process = proxy.process = slipway.start(env=direct(database, proxy.port), migrations=files)
         await worker_of(database, "pg_sleep(3600)")
         proxy.turn_away()
         await asyncio.to_thread(process.wait_for_log, "001_a.sql:3: at work, 2 s so far")
@@ -207,15 +215,15 @@ async def test_watch_whose_connection_takes_longer_than_a_try_is_waited_for_by_t
     """Far away, or where a small pool has no place, none that begins anew with each try would ever have an answer."""
     await database.execute("CREATE TABLE a ()")
     async with FarAway(database) as proxy, using(database) as other:
-        process = slipway.start(
+        process = proxy.process = slipway.start(
             env=direct(database, proxy.port), migrations=folder(ALTER), ddl_lock_timeout="100ms", ddl_retry="5s"
         )
         await asyncio.to_thread(until, lambda: process.log.count("trying again") >= 4, "some tries")
         proxy.may.set()
         finished = await asyncio.to_thread(process.finish)
-        pid = other.get_server_pid()
+        pid, came = other.get_server_pid(), proxy.came
 
     assert finished.code == 12, finished
     assert finished.outcome
     assert f"on a, held by pid {pid} " in finished.outcome["message"]
-    assert len(proxy.conversations) == 2
+    assert came == 1
