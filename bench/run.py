@@ -9,7 +9,8 @@ import subprocess
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from bench.peer import Invocation, Peer, Target
 
 LIMIT = 120.0
-"""Seconds after which a run is given up."""
+"""Seconds from its start after which a run is given up."""
 ERROR = re.compile(r"\b[a-z.]*(error|fatal|exception)\b", re.IGNORECASE)
 LAST_LINES = 3
 EXCERPT = 160
@@ -52,19 +53,36 @@ class Process:
     popen: subprocess.Popen[bytes]
     started: float
     log: Path
+    is_given_up: bool = False
+    watchdog: threading.Timer = field(init=False)
+    """In place of a wait with a limit, which is late by up to 50 ms, and begins with the wait."""
+
+    def __post_init__(self) -> None:
+        self.watchdog = threading.Timer(LIMIT, self.give_up)
+        self.watchdog.daemon = True
+        self.watchdog.start()
+
+    def give_up(self) -> None:
+        """End it with all that it has started."""
+        self.is_given_up = True
+        with suppress(ProcessLookupError):
+            os.killpg(self.popen.pid, signal.SIGKILL)
 
     def end(self) -> Ran:
-        """Wait for it, and end it when it takes too long: not by a wait with a limit, which is late by up to 50 ms."""
-        watchdog = threading.Timer(LIMIT, os.killpg, (self.popen.pid, signal.SIGKILL))
-        watchdog.start()
+        """Wait for it."""
         self.popen.wait()
         at = time.perf_counter()
-        watchdog.cancel()
-        problem = f"took more than {LIMIT:.0f} s" if at - self.started > LIMIT else ""
-        if self.popen.returncode and not problem:
-            problem = f"exit {self.popen.returncode}: {reason(self.log.read_text(errors='replace'))}"
+        self.watchdog.cancel()
+        problem = self.problem()
         self.log.unlink()
         return Ran(at - self.started, at, problem)
+
+    def problem(self) -> str:
+        """Say what went wrong, or nothing; one that was over before its limit may have waited to be asked."""
+        code = self.popen.returncode
+        if self.is_given_up and code == -signal.SIGKILL:
+            return f"took more than {LIMIT:g} s"
+        return f"exit {code}: {reason(self.log.read_text(errors='replace'))}" if code else ""
 
 
 def reason(log: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from dataclasses import replace
@@ -9,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bench import interpreted, native, tables
+from bench import interpreted, native, run, tables
 from bench.far import far
 from bench.goals import Goal, ahead, goals, within
 from bench.measure import Samples, differences, due
 from bench.ours import PGSLIPWAY, WORK
-from bench.peer import INSTALLED, Migration, Peer
+from bench.peer import INSTALLED, Invocation, Migration, Peer
 from bench.report import PAGE, fill, page
 from bench.results import Results, fastest_peer
 from bench.run import reason
 from bench.sets import small
 from bench.turns import turns
+from servers import until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -172,6 +174,32 @@ def test_who_failed_or_has_its_runs_is_not_due() -> None:
 
     assert [peer.name for peer in due(peers, samples, 10)] == ["pgslipway", "goose", "psql-one-session"]
     assert due(peers, samples, 1) == []
+
+
+@pytest.fixture
+def _anywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Tools are run in a folder that the image's files need not be in."""
+    monkeypatch.setattr(run, "WORK", tmp_path)
+
+
+@pytest.mark.usefixtures("_anywhere")
+def test_time_limit_of_a_run_begins_with_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "LIMIT", 0.1)
+
+    process = run.start(PGSLIPWAY, Invocation(["sleep", "120"]))
+
+    until(lambda: process.popen.poll() is not None, "a run to be given up that nobody waits for")
+    assert process.end().problem == "took more than 0.1 s"
+
+
+@pytest.mark.usefixtures("_anywhere")
+def test_a_run_that_ended_in_time_may_be_waited_for_later() -> None:
+    process = run.start(PGSLIPWAY, Invocation(["sh", "-c", "echo error: no; exit 3"]))
+    os.waitid(os.P_PID, process.popen.pid, os.WEXITED | os.WNOWAIT)
+
+    process.give_up()
+
+    assert process.end().problem == "exit 3: error: no"
 
 
 def test_a_schema_is_compared_in_both_directions() -> None:
