@@ -16,7 +16,7 @@ test-faults: .venv/ready  ## the slow part: every fault, systematically; where C
 
 bench: export MAY_INSTALL := 1
 bench: .venv/ready  ## measure it beside its peers, which takes about an hour, and write docs/benchmarks.md
-	bench/bench.sh
+	bench/bench.sh $(if $(PARTS),--parts $(PARTS)) $(if $(ANEW),--anew)
 
 lint: .venv/ready
 	.venv/bin/ruff check .

@@ -1,9 +1,8 @@
-"""`make bench`: measures pgslipway beside its peers, all in one go against one server; writes results.json."""
+"""`make bench`: measures pgslipway beside its peers, against one server; writes results.json."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import re
@@ -12,39 +11,24 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bench import interpreted, native
-from bench.measure import Bench, Cell
-from bench.ours import PGSLIPWAY, ROOT, WORK
-from bench.peer import BENCH, INSTALLED, Peer
-from bench.run import environ
+from bench import floor, interpreted, native, sitting
+from bench.measure import Bench
+from bench.ours import IMAGE, PGSLIPWAY, ROOT, WORK
+from bench.parts import PARTS
+from bench.peer import BENCH, INSTALLED
+from bench.run import environ, image
 from bench.server import bench_server
-from bench.sets import CONCOURSE
 
-ALL = [PGSLIPWAY, *native.PEERS, *interpreted.PEERS]
-FAST_ENOUGH = 2.5
-"""Seconds for 1,000 files within which a tool gets 10,000 as well."""
+if TYPE_CHECKING:
+    from bench.peer import Peer
+    from bench.server import BenchServer
+
+ALL = [PGSLIPWAY, *floor.PEERS, *native.PEERS, *interpreted.PEERS]
 RESULTS = BENCH / "results.json"
-DISTANCES = (0, 1, 5, 20)
-"""Milliseconds that are added to each round trip."""
-LANES = {0: 1, 1: 3, 5: 6, 20: 16}
-"""Tools that apply files at once, by distance: the farther away, the less each of them does."""
-LANES_OF_FEW = {0: 1, 1: 2, 5: 2, 20: 6}
-"""The same for few files, where starting the tool is most of what it does."""
-
-
-def nothing() -> list[Cell]:
-    """Return the cells with nothing to do."""
-    cells = [Cell("nothing", files, distance) for files in (1, 1000) for distance in DISTANCES]
-    return [*cells, Cell("nothing", 10), Cell("nothing", 100)]
-
-
-def applying(*sets: int | str) -> list[Cell]:
-    """Return the cells in which such sets are applied."""
-    lanes = {files: LANES_OF_FEW if files == 10 else LANES for files in sets}
-    return [Cell("apply", files, distance, lanes[files][distance]) for files in sets for distance in DISTANCES]
 
 
 def installed() -> list[Peer]:
@@ -53,15 +37,25 @@ def installed() -> list[Peer]:
 
 
 def unpack_ours() -> None:
-    """Put the files of our image where a process can have them for its root."""
+    """Put the files of our image where a process can have them for its root.
+
+    The image gets a tag of its own, since `make image` may move the other one meanwhile.
+    """
+    subprocess.run(["docker", "tag", IMAGE, image(PGSLIPWAY)], check=True)
     shutil.rmtree(ROOT, ignore_errors=True)
     ROOT.mkdir(parents=True)
     container = subprocess.run(
-        ["docker", "create", "pgslipway:1"], capture_output=True, text=True, check=True
+        ["docker", "create", image(PGSLIPWAY)], capture_output=True, text=True, check=True
     ).stdout.strip()
     subprocess.run(f"docker export {container} | tar -x -C {ROOT}", shell=True, check=True)
     subprocess.run(["docker", "rm", container], capture_output=True, check=True)
     WORK.mkdir(parents=True)
+
+
+def image_id() -> str:
+    """Return what tells our image from one of other code."""
+    command = ["docker", "image", "inspect", "--format={{.Id}}", image(PGSLIPWAY)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def versions(peers: list[Peer]) -> dict[str, dict[str, str]]:
@@ -105,70 +99,54 @@ def machine() -> dict[str, str | int]:
     }
 
 
-def save(results: dict[str, Any]) -> None:
-    """Write the results, whole or not at all."""
-    draft = RESULTS.with_suffix(".draft")
-    draft.write_text(json.dumps(results, indent=1) + "\n")
-    draft.replace(RESULTS)
+def about(peers: list[Peer], server: BenchServer) -> dict[str, Any]:
+    """Return what is to be said besides the measurements."""
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine(),
+        "postgres": server.fetch("SHOW server_version")[0][0],
+        "commit_ms": round(server.commit_milliseconds(), 3),
+        "image": image_id(),
+        "tools": versions(peers),
+        "missing": missing(),
+    }
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--runs", type=int, default=10)
+    parser.add_argument("--only", nargs="*", default=[], metavar="TOOL", help="names of tools")
+    parser.add_argument(
+        "--parts", nargs="*", default=[], choices=PARTS, metavar="PART",
+        help=f"to add these to results.json, or put them in the place of what is there: {', '.join(PARTS)}",
+    )  # fmt: skip
+    parser.add_argument("--anew", action="store_true", help="with --parts: begin a new results.json")
+    return parser.parse_args()
 
 
 def main() -> None:
-    """Measure everything."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--runs", type=int, default=10)
-    parser.add_argument("--only", nargs="*", default=[], help="names of tools")
-    arguments = parser.parse_args()
+    """Measure everything, or some parts."""
+    options = arguments()
     began = time.monotonic()
 
     def say(text: str) -> None:
         print(f"{time.monotonic() - began:6.0f} s  {text}", file=sys.stderr, flush=True)
 
     unpack_ours()
-    peers = [peer for peer in installed() if not arguments.only or peer.name in arguments.only]
+    peers = [peer for peer in installed() if not options.only or peer.name in options.only]
     with bench_server() as server:
-        results: dict[str, Any] = {
-            "date": datetime.now(UTC).date().isoformat(),
-            "machine": machine(),
-            "postgres": server.fetch("SHOW server_version")[0][0],
-            "commit_ms": round(server.commit_milliseconds(), 3),
-            "tools": versions(peers),
-            "missing": missing(),
-            "cells": [],
-        }
-        bench = Bench(server, peers, arguments.runs, say, results)
-        bench.images()
-        if CONCOURSE.is_dir():
-            bench.expect()
-        for cell in nothing() + applying(1000):
-            bench.measure(cell)
-            save(results)
-        bench.containers(1)
-        bench.containers(1000)
-        bench.memory(1000)
-        bench.sizes()
-        save(results)
-        waiting = [peer for peer in peers if peer.waits]
-        others = [peer for peer in peers if not peer.waits and not peer.name.startswith("psql")]
-        bench.readiness([waiting[0::2], waiting[1::2], others[0::2], others[1::2]])
-        save(results)
-        bench.replicas()
-        for cell in applying(10, 100, *(["concourse"] if CONCOURSE.is_dir() else [])):
-            bench.measure(cell)
-            save(results)
-        bench.peers = [peer for peer in peers if peer is PGSLIPWAY or thousand(results, peer) < FAST_ENOUGH]
-        bench.measure(Cell("apply", 10_000, once=True))
-        bench.peers = [peer for peer in peers if (peer.name, 10_000) in bench.prepared]
-        bench.measure(Cell("nothing", 10_000))
-        results["minutes"] = round((time.monotonic() - began) / 60)
-        save(results)
-
-
-def thousand(results: dict[str, Any], peer: Peer) -> float:
-    """Return the seconds that a tool took for 1,000 files; endless if it did not get there."""
-    for cell in results["cells"]:
-        if (cell["work"], cell["files"], cell["milliseconds"]) == ("apply", 1000, 0):
-            return min(cell["tools"][peer.name]["seconds"], default=float("inf"))
-    return float("inf")
+        known = about(peers, server)
+        try:
+            adds = options.parts and not options.anew and RESULTS.is_file()
+            results = sitting.continued(sitting.read(RESULTS), known) if adds else sitting.begun(known)
+        except ValueError as error:
+            raise SystemExit(f"{RESULTS.name}: {error}; --anew begins a new one") from error
+        bench = Bench(server, peers, options.runs, results, partial(sitting.write, RESULTS, results), say)
+        for part in options.parts or PARTS:
+            PARTS[part](bench)
+        results["minutes"] += round((time.monotonic() - began) / 60)
+        bench.save()
 
 
 if __name__ == "__main__":

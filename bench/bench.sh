@@ -11,6 +11,7 @@ tests/setup/images.sh
 make --no-print-directory image
 tests/setup/postgres-versions.sh
 [[ -x /usr/bin/time ]] || tests/setup/apt-install.sh time
+[[ -x /usr/bin/openssl ]] || tests/setup/apt-install.sh openssl
 bench/install.sh
 .venv/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement bench/requirements.txt
 export PYTHONPATH=$PWD:$PWD/tests

@@ -154,9 +154,14 @@ def _write_node_pg_migrate(folder: Path, migrations: Sequence[Migration]) -> Non
         (folder / f"{number:05}_{words(migration.description)}.sql").write_text(f"-- Up Migration\n{migration.sql}\n")
 
 
+def _node_url(target: Target) -> str:
+    """Return the address; by node's own rules, `require` would verify the certificate."""
+    return f"{target.url()}&uselibpqcompat=true" if target.tls else target.url()
+
+
 def _node_pg_migrate(folder: Path, target: Target) -> Invocation:
     argv = ["node-pg-migrate", "up", "--migrations-dir", str(folder), "--advisory-lock-mode", "wait"]
-    return Invocation(argv, {"DATABASE_URL": target.url()})
+    return Invocation(argv, {"DATABASE_URL": _node_url(target)})
 
 
 NODE_PG_MIGRATE = Peer(
@@ -188,7 +193,7 @@ def _write_graphile(folder: Path, migrations: Sequence[Migration]) -> None:
 
 def _graphile(folder: Path, target: Target) -> Invocation:
     environ = {
-        "DATABASE_URL": target.url(),
+        "DATABASE_URL": _node_url(target),
         "SHADOW_DATABASE_URL": f"{target.url()}&shadow=1",
         "ROOT_DATABASE_URL": "template1",
     }
@@ -216,7 +221,7 @@ def _write_flyway(folder: Path, migrations: Sequence[Migration]) -> None:
 
 
 def _jdbc(target: Target) -> str:
-    return f"jdbc:postgresql://{target.host}:{target.port}/{target.database}?sslmode=disable"
+    return f"jdbc:postgresql://{target.host}:{target.port}/{target.database}?sslmode={target.sslmode}"
 
 
 def _flyway(folder: Path, target: Target, *options: str) -> Invocation:

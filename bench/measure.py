@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import queue
 import statistics
-import subprocess
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -13,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from bench import sets
 from bench.far import far
-from bench.native import PSQL_ONE_SESSION
+from bench.floor import PSQL_ONE_SESSION
 from bench.ours import NAME, WORK
-from bench.peer import INSTALLED
-from bench.run import Process, Ran, contained, image, kibibytes, reason, start
-from bench.server import Prober, pg_isready
+from bench.results import APPLY, FLOORS, TLS
+from bench.run import Ran, start
 from bench.turns import turns
 
 if TYPE_CHECKING:
@@ -28,19 +25,13 @@ if TYPE_CHECKING:
     from bench.peer import Invocation, Migration, Peer
     from bench.server import BenchServer
 
-REPLICAS = 50
-HEAD_START = 5.0
-"""Seconds that a runner waits for the server before it is started."""
-WAIT = 'until pg_isready -q; do sleep 1; done; exec "$@"'
-"""What scripts put before a tool that does not wait by itself."""
-
 
 @dataclass(frozen=True, slots=True)
 class Cell:
     """Something to do at some distance."""
 
     work: str
-    """"apply" or "nothing" (to do)."""
+    """One of results' APPLY, NOTHING (to do), TLS and CONTAINER."""
     files: int | str
     milliseconds: int = 0
     """Added to each round trip."""
@@ -59,6 +50,19 @@ class Samples:
     connections: int | None = None
     problem: str = ""
 
+    def plain(self) -> dict[str, Any]:
+        """Return it as results.json has it."""
+        return asdict(self)
+
+    def note(self, ran: Ran, lane: Far | None = None) -> None:
+        """Add a run."""
+        if ran.problem:
+            self.problem = ran.problem
+            return
+        self.seconds.append(round(ran.seconds, 5))
+        if lane:
+            self.connections, self.round_trips = lane.counted()
+
 
 @dataclass(slots=True)
 class Bench:
@@ -67,12 +71,18 @@ class Bench:
     server: BenchServer
     peers: Sequence[Peer]
     runs: int
-    say: Callable[[str], None]
     results: dict[str, Any]
+    save: Callable[[], None]
+    say: Callable[[str], None]
     prepared: dict[tuple[str, int | str], str] = field(default_factory=dict)
     """Databases in which a tool has nothing to do."""
     expected: set[tuple[str, ...]] = field(default_factory=set)
     """The columns and indexes that Concourse ends with, by psql."""
+
+    @property
+    def tools(self) -> list[Peer]:
+        """All but psql: it keeps no history, so it cannot do nothing."""
+        return [peer for peer in self.peers if not is_floor(peer)]
 
     # --- one run ------------------------------------------------------------------------------------------------
 
@@ -80,7 +90,7 @@ class Bench:
         """Return the set of this name or of so many files."""
         if files == "concourse":
             return sets.concourse()
-        return sets.small(REPLICAS // 5, sets.SLOW) if isinstance(files, str) else sets.small(files)
+        return sets.small(sets.OF_REPLICAS, sets.SLOW) if isinstance(files, str) else sets.small(files)
 
     def folder(self, peer: Peer, files: int | str) -> Path:
         """Return the folder with a set in a tool's own format, written once."""
@@ -90,9 +100,9 @@ class Bench:
             peer.write(folder, self.migrations(files))
         return folder
 
-    def up(self, peer: Peer, files: int | str, database: str, port: int = 0) -> Invocation:
+    def up(self, peer: Peer, files: int | str, database: str, port: int = 0, *, tls: bool = False) -> Invocation:
         """Return how the tool is started on a database."""
-        return peer.up(self.folder(peer, files), self.server.target(database, port))
+        return peer.up(self.folder(peer, files), self.server.target(database, port, tls=tls))
 
     def expect(self) -> None:
         """Learn from psql, which keeps no records of its own, what the Concourse set makes."""
@@ -116,19 +126,32 @@ class Bench:
             self.prepared[peer.name, files] = self.server.keep(database)
         return Ran(ran.seconds, ran.at, problem)
 
-    def nothing(self, peer: Peer, files: int | str, port: int = 0) -> Ran:
+    def prepare(self, peer: Peer, files: int | str) -> str:
+        """Have a database in which the tool has nothing to do; say what went wrong, or nothing."""
+        return "" if (peer.name, files) in self.prepared else self.apply(peer, files).problem
+
+    def able(self, files: int) -> list[Peer]:
+        """Return the tools that have such a database."""
+        return [peer for peer in self.tools if not self.prepare(peer, files)]
+
+    def nothing(self, peer: Peer, files: int | str, port: int = 0, *, tls: bool = False) -> Ran:
         """Run where everything is applied."""
-        if (peer.name, files) not in self.prepared and (problem := self.apply(peer, files).problem):
+        if problem := self.prepare(peer, files):
             return Ran(0, 0, problem)
-        return start(peer, self.up(peer, files, self.prepared[peer.name, files], port)).end()
+        return start(peer, self.up(peer, files, self.prepared[peer.name, files], port, tls=tls)).end()
+
+    def run(self, peer: Peer, cell: Cell, port: int) -> Ran:
+        """Do the work of a cell once."""
+        if cell.work == APPLY:
+            return self.apply(peer, cell.files, port)
+        return self.nothing(peer, cell.files, port, tls=cell.work == TLS)
 
     # --- a cell -------------------------------------------------------------------------------------------------
 
-    def measure(self, cell: Cell) -> None:
-        """Run all tools in turns until each has the runs that are due to it."""
-        began = time.perf_counter()
-        work = self.apply if cell.work == "apply" else self.nothing
-        samples = {peer.name: Samples() for peer in self.peers if cell.work == "apply" or not is_floor(peer)}
+    def measure(self, cell: Cell, peers: Sequence[Peer] | None = None) -> None:
+        """Run all tools, or these, in turns until each has the runs that are due to it."""
+        peers = self.peers if peers is None else peers
+        samples = {peer.name: Samples() for peer in peers if cell.work == APPLY or not is_floor(peer)}
         with ExitStack() as stack:
             lanes: queue.SimpleQueue[Far | None] = queue.SimpleQueue()
             for _ in range(cell.lanes):
@@ -139,147 +162,39 @@ class Bench:
                 try:
                     if lane:
                         lane.counted()
-                    ran = work(peer, cell.files, lane.port if lane else 0)
-                    note(samples[peer.name], ran, lane)
+                    samples[peer.name].note(self.run(peer, cell, lane.port if lane else 0), lane)
                 finally:
                     lanes.put(lane)
 
             pool = stack.enter_context(ThreadPoolExecutor(cell.lanes))
             for _ in range(self.runs):
-                list(pool.map(once, due(self.peers, samples, self.runs, once=cell.once)))
+                list(pool.map(once, due(peers, samples, self.runs, once=cell.once)))
                 self.server.tidy()
-        self.results["cells"].append({**asdict(cell), "tools": {name: asdict(one) for name, one in samples.items()}})
-        self.say(f"{cell} took {time.perf_counter() - began:.0f} s: {summary(samples)}")
+        self.add(cell, samples)
 
-    def containers(self, files: int) -> None:
-        """Do nothing in containers, whole: from `docker run` until it returns."""
-        tools = [peer for peer in self.peers if not is_floor(peer)]
-        peers = [peer for peer in tools if (peer.name, files) in self.prepared and has_image(peer)]
-        samples = {peer.name: Samples() for peer in peers}
-        for _ in range(self.runs):
-            for peer in due(peers, samples, self.runs):
-                target = self.server.target(self.prepared[peer.name, files])
-                command = contained(peer, self.folder(peer, files), target)
-                began = time.perf_counter()
-                ended = subprocess.run(command, capture_output=True, text=True, check=False)
-                ran = Ran(time.perf_counter() - began, 0, reason(ended.stderr) if ended.returncode else "")
-                note(samples[peer.name], ran, None)
-        cell = {"work": "nothing in a container", "files": files, "milliseconds": 0, "lanes": 1}
-        self.results["cells"].append({**cell, "tools": {name: asdict(one) for name, one in samples.items()}})
-        self.say(f"containers, {files} files: {summary(samples)}")
+    def add(self, cell: Cell, samples: dict[str, Samples]) -> None:
+        """Put a cell to the results, in the place of the one that an earlier sitting measured."""
+        made = {**asdict(cell), "tools": {name: one.plain() for name, one in samples.items()}}
+        others = [other for other in self.results["cells"] if place(other) != place(made)]
+        self.results["cells"] = [*others, made]
+        self.save()
+        self.say(f"{cell}: {summary(samples)}")
 
-    # --- the rest -----------------------------------------------------------------------------------------------
+    def add_part(self, name: str, found: dict[str, Any], said: str = "") -> None:
+        """Put to the results what is measured once for each tool."""
+        self.results[name] = found
+        self.save()
+        self.say(f"{name}: {said or found}")
 
-    def replicas(self) -> None:
-        """Start many runners at once on an empty database."""
-        peers = [peer for peer in self.peers if not is_floor(peer)]
-        samples = {peer.name: Samples() for peer in peers}
-        found: dict[str, list[dict[str, Any]]] = {peer.name: [] for peer in peers}
-        for _ in range(self.runs):
-            for peer in due(peers, samples, self.runs):
-                run = self.at_once(peer)
-                found[peer.name].append(run)
-                samples[peer.name].seconds.append(run["seconds"])
-                self.server.tidy()
-        self.results["replicas"] = found
-        self.say(f"{REPLICAS} replicas: { {name: runs[-1] for name, runs in found.items()} }")
 
-    def at_once(self, peer: Peer) -> dict[str, Any]:
-        """Return what became of as many runners as there are replicas."""
-        database = self.server.make_database()
-        invocation = self.up(peer, "replicas", database)
-        began = time.perf_counter()
-        ended = [process.end() for process in [start(peer, invocation) for _ in range(REPLICAS)]]
-        failed = [ran.problem for ran in ended if ran.problem]
-        return {
-            "seconds": max(ran.at for ran in ended) - began,
-            "failed": len(failed),
-            "failure": failed[0] if failed else "",
-            "wrong": self.server.wrong_versions(database, range(1, REPLICAS // 5 + 1)),
-        }
-
-    def readiness(self, groups: Sequence[Sequence[Peer]]) -> None:
-        """Start runners, some seconds later the server, and see how long after its first answer they are done."""
-        samples = {peer.name: Samples() for group in groups for peer in group if (peer.name, 10) in self.prepared}
-        for _ in range(self.runs):
-            for group in groups:
-                peers = [peer for peer in group if peer.name in samples]
-                self.server.cluster.stop()
-                with ThreadPoolExecutor(len(self.peers)) as pool:
-                    ends = {peer.name: pool.submit(self.start_waiting(peer).end) for peer in peers}
-                    time.sleep(HEAD_START)
-                    prober = Prober(self.server.port)
-                    prober.start()
-                    self.server.cluster.start()
-                prober.join()
-                for name, end in ends.items():
-                    ran = end.result()
-                    note(samples[name], Ran(ran.at - prober.answered_at, ran.at, ran.problem), None)
-        self.results["readiness"] = {name: asdict(one) for name, one in samples.items()}
-        self.say(f"readiness: {summary(samples)}")
-
-    def start_waiting(self, peer: Peer) -> Process:
-        """Start a tool as it waits by itself, or after a loop that asks each second."""
-        target = self.server.target(self.prepared[peer.name, 10])
-        invocation = (peer.waits or peer.up)(self.folder(peer, 10), target)
-        if peer.waits:
-            return start(peer, invocation)
-        return start(
-            peer, invocation, "env", *(f"{name}={value}" for name, value in target.environ.items()),
-            "sh", "-c", WAIT.replace("pg_isready", pg_isready()), "sh",
-        )  # fmt: skip
-
-    def memory(self, files: int) -> None:
-        """Note the peak memory of applying, and of having nothing to do."""
-        found = self.results["kibibytes"] = {}
-        for peer in self.peers:
-            if not is_floor(peer) and (peer.name, files) in self.prepared:
-                applied = kibibytes(peer, self.up(peer, files, self.server.make_database()))
-                idle = kibibytes(peer, self.up(peer, files, self.prepared[peer.name, files]))
-                found[peer.name] = {"apply": applied, "nothing": idle}
-        self.server.tidy()
-        self.say(f"memory: {found}")
-
-    def sizes(self) -> None:
-        """Note the compressed size of each image, with all of its layers, and of what runs the floor."""
-        found = self.results["image_bytes"] = {}
-        for peer in filter(has_image, self.peers):
-            command = f"docker save {image(peer)} | gzip -6 | wc -c"
-            found[peer.name] = int(subprocess.run(command, shell=True, capture_output=True, check=True).stdout)
-        self.say(f"sizes: {found}")
-
-    def images(self) -> None:
-        """Build an image for each tool; one that cannot be built is listed as missing."""
-        for peer in self.peers:
-            if peer.dockerfile:
-                context = INSTALLED / peer.name
-                (context / "Dockerfile").write_text(peer.dockerfile)
-                built = subprocess.run(
-                    ["docker", "build", "--quiet", f"--tag={image(peer)}", context],
-                    capture_output=True, text=True, check=False,
-                )  # fmt: skip
-                if built.returncode:
-                    self.results["missing"][f"image of {peer.name}"] = reason(built.stderr)
+def place(cell: dict[str, Any]) -> tuple[str, int | str, int]:
+    """Return what tells a cell from the others."""
+    return cell["work"], cell["files"], cell["milliseconds"]
 
 
 def is_floor(peer: Peer) -> bool:
-    """Tell whether it is no tool, but psql: it keeps no history, so it cannot do nothing."""
-    return peer.name.startswith("psql")
-
-
-def has_image(peer: Peer) -> bool:
-    """Tell whether there is an image of it."""
-    return subprocess.run(["docker", "image", "inspect", image(peer)], capture_output=True, check=False).returncode == 0
-
-
-def note(samples: Samples, ran: Ran, lane: Far | None) -> None:
-    """Add a run to those of its tool."""
-    if ran.problem:
-        samples.problem = ran.problem
-        return
-    samples.seconds.append(round(ran.seconds, 5))
-    if lane:
-        samples.connections, samples.round_trips = lane.counted()
+    """Tell whether it is no tool, but psql."""
+    return peer.name in FLOORS
 
 
 def due(peers: Sequence[Peer], samples: dict[str, Samples], runs: int, *, once: bool = False) -> list[Peer]:

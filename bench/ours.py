@@ -39,5 +39,5 @@ PGSLIPWAY = Peer(
     up=_up,
     waits=_up,
     contained=_contained,
-    note="As a process: that of its image, in the image's root.",
+    note="As a process: that of its image, in the image's root; `chroot` is part of its time.",
 )

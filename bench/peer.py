@@ -30,14 +30,20 @@ class Target:
 
     port: int
     password: str = field(repr=False)
+    tls: bool = False
     host: str = "127.0.0.1"
     user: str = "postgres"
     database: str = "postgres"
 
     def url(self, scheme: str = "postgres") -> str:
-        """The address with its password; no TLS, so that a proxy can count round trips."""
+        """The address with its password."""
         password = quote(self.password, safe="")
-        return f"{scheme}://{self.user}:{password}@{self.host}:{self.port}/{self.database}?sslmode=disable"
+        return f"{scheme}://{self.user}:{password}@{self.host}:{self.port}/{self.database}?sslmode={self.sslmode}"
+
+    @property
+    def sslmode(self) -> str:
+        """Libpq's word: TLS without a look at the certificate, or none."""
+        return "require" if self.tls else "disable"
 
     @property
     def environ(self) -> dict[str, str]:
@@ -48,7 +54,7 @@ class Target:
             "PGUSER": self.user,
             "PGPASSWORD": self.password,
             "PGDATABASE": self.database,
-            "PGSSLMODE": "disable",
+            "PGSSLMODE": self.sslmode,
         }
 
 

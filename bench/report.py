@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bench import tables
 from bench.peer import BENCH
-from bench.results import Results
+from bench.results import APPLY, NOTHING, TLS, Results
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,8 +47,9 @@ def page(results: Results) -> dict[str, str]:
         "where": where_and_when(results),
         "goals": tables.aims(results),
         "tools": tables.tools(results),
-        **{f"nothing-{files}": tables.work(results, "nothing", files) for files in (1, 1000)},
-        **{f"apply-{files}": tables.work(results, "apply", files) for files in (10, 100, 1000, "concourse")},
+        **{f"nothing-{files}": tables.work(results, NOTHING, files) for files in (1, 1000)},
+        "nothing-tls": tables.work(results, TLS, 1),
+        **{f"apply-{files}": tables.work(results, APPLY, files) for files in (10, 100, 1000, "concourse")},
         "floors": tables.floors(results),
         "containers": tables.containers(results),
         "readiness": tables.readiness(results),

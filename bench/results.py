@@ -7,11 +7,14 @@ from typing import Any
 
 from bench.ours import NAME
 
+APPLY, NOTHING, TLS, CONTAINER = "apply", "nothing", "nothing with TLS", "nothing in a container"
+"""The works of a cell."""
+READINESS, REPLICAS, KIBIBYTES, IMAGE_BYTES = "readiness", "replicas", "kibibytes", "image_bytes"
+"""What is measured once for each tool."""
 PER_FILE, ONE_SESSION = "psql-per-file", "psql-one-session"
 FLOORS = {PER_FILE, ONE_SESSION}
 DISTANCES = (0, 1, 5, 20)
 """Milliseconds that were added to each round trip."""
-CONTAINER = "nothing in a container"
 
 
 class Results:
@@ -38,7 +41,7 @@ class Results:
 
     def lags(self) -> dict[str, float]:
         """Return the median seconds from the server's first answer until each is done."""
-        return medians_of(self.part("readiness"))
+        return medians_of(self.part(READINESS))
 
     def order(self) -> list[str]:
         """Return the tools: us, the others by how fast they apply 1,000 files, and the floor."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from bench.ours import IMAGE, NAME, WORK
+from bench.ours import WORK
 from bench.peer import INSTALLED
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def contained(peer: Peer, folder: Path, target: Target) -> Sequence[str]:
 
 def image(peer: Peer) -> str:
     """Return the tag of the tool's image."""
-    return IMAGE if peer.name == NAME else f"pgslipway-bench/{peer.name}"
+    return f"pgslipway-bench/{peer.name}"
 
 
 def kibibytes(peer: Peer, invocation: Invocation) -> int:

@@ -8,6 +8,7 @@ import secrets
 import shutil
 import socket
 import statistics
+import subprocess
 import tempfile
 import threading
 import time
@@ -33,7 +34,7 @@ PROBER = "prober"
 """May log in without a password, so that asking whether the server answers costs next to nothing."""
 PROBE_EVERY = 0.005
 WITH_CONTRIB = Path(".venv/postgres/17")
-"""From tests/setup/postgres-versions.sh; the one in the Python package lacks pgcrypto, which Concourse wants."""
+"""From tests/setup/postgres-versions.sh; the one in the Python package lacks TLS, and pgcrypto for Concourse."""
 MEMORY, DISK = Path("/dev/shm"), Path("/var/tmp")
 LOG = "pg_wal"
 HOLD_APPLIED = "CREATE SCHEMA bench; CREATE TABLE bench.applied (version bigint NOT NULL)"
@@ -49,10 +50,11 @@ WHERE schemaname NOT IN ('pg_catalog', 'information_schema', 'bench')
 
 @dataclass(slots=True)
 class BenchServer:
-    """A running Postgres with its defaults: it waits for the disk."""
+    """A running Postgres with its defaults: it waits for the disk. With TLS for those who want it."""
 
     cluster: Cluster
     postgres: Database
+    has_tls: bool
     used: list[str] = field(default_factory=list)
     """Databases that may be dropped once nobody measures."""
 
@@ -60,9 +62,9 @@ class BenchServer:
     def port(self) -> int:
         return self.cluster.server.port
 
-    def target(self, database: str, port: int = 0) -> Target:
+    def target(self, database: str, port: int = 0, *, tls: bool = False) -> Target:
         """A database as a tool is told of it, through a proxy's port if one is given."""
-        return Target(port=port or self.port, password=PASSWORD, database=database)
+        return Target(port=port or self.port, password=PASSWORD, database=database, tls=tls)
 
     def execute(self, sql: str, database: str = "postgres") -> str:
         return asyncio.run(self._database(database).execute(sql))
@@ -137,9 +139,11 @@ def bench_server() -> Iterator[BenchServer]:
         cluster = embedded.cluster(hba=f"host all {PROBER} 127.0.0.1/32 trust\n{HBA}", max_connections=400)
         cluster.configure(fsync="on", shared_buffers="128MB")
         put_log_on_disk(cluster.data)
+        if has_tls := WITH_CONTRIB.is_dir():
+            offer_tls(cluster)
         cluster.start()
         asyncio.run(cluster.database.execute(f"ALTER ROLE postgres PASSWORD '{PASSWORD}'; CREATE ROLE {PROBER} LOGIN"))
-        server = BenchServer(cluster, replace(cluster.database, password=PASSWORD))
+        server = BenchServer(cluster, replace(cluster.database, password=PASSWORD), has_tls)
         server.execute(f"CREATE DATABASE {TEMPLATE} TEMPLATE template0")
         server.execute(HOLD_APPLIED, TEMPLATE)
         yield server
@@ -160,6 +164,21 @@ def put_log_on_disk(data: Path) -> None:
         path.chmod(0o700 if path.is_dir() else 0o600)
     shutil.rmtree(data / LOG)
     (data / LOG).symlink_to(folder / LOG)
+
+
+def offer_tls(cluster: Cluster) -> None:
+    """Give a new cluster a certificate of its own making."""
+    key, certificate = (cluster.data / name for name in ("server.key", "server.crt"))
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+         "-keyout", key, "-out", certificate],
+        capture_output=True, check=True,
+    )  # fmt: skip
+    owner = cluster.data.stat()
+    for path in (key, certificate):
+        os.chown(path, owner.st_uid, owner.st_gid)
+        path.chmod(0o600)
+    cluster.configure(ssl="on")
 
 
 def pg_isready() -> str:

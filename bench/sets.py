@@ -11,6 +11,7 @@ TABLE = """\
 CREATE TABLE table_{0} (id bigint PRIMARY KEY, name text NOT NULL);
 INSERT INTO bench.applied (version) VALUES ({0});
 """
+OF_REPLICAS = 10
 SLOW = "INSERT INTO bench.applied (version) VALUES ({0}); SELECT pg_sleep(0.02);\n"
 
 

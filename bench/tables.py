@@ -59,7 +59,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], align: str = "---:
 def plain(results: Results, head: Sequence[str], *columns: Callable[[str], str], align: str = "---:") -> str:
     """Return a table with a column for each function of a tool's name, of the tools for which there is something."""
     rows = [[name, *(column(name) for column in columns)] for name in results.order()]
-    return table(head, [row for row in rows if set(row[1:]) != {NONE}], align)
+    measured = [row for row in rows if set(row[1:]) != {NONE}]
+    return table(head, measured, align) if measured else "Not measured yet."
 
 
 def work(results: Results, what: str, files: int | str) -> str:
@@ -202,7 +203,7 @@ def shown(value: float | None, goal: Goal) -> str:
     """Return a value in a goal's unit."""
     if value is None:
         return NONE
-    return duration(value) if goal.unit == "s" else f"{value:.2f} x" if goal.unit == "x" else f"{value:.1f} {goal.unit}"
+    return duration(value) if goal.unit == "s" else f"{value:.1f} {goal.unit}"
 
 
 def summary(results: Results) -> str:

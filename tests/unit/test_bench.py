@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bench import interpreted, native, run, tables
+from bench import floor, interpreted, native, run, sitting, tables
 from bench.far import far
 from bench.goals import Goal, ahead, goals, within
-from bench.measure import Samples, differences, due
+from bench.measure import Bench, Cell, Samples, differences, due
 from bench.ours import PGSLIPWAY, WORK
-from bench.peer import INSTALLED, Invocation, Migration, Peer
+from bench.parts import thousand
+from bench.peer import INSTALLED, Invocation, Migration, Peer, Target
+from bench.readiness import groups
 from bench.report import PAGE, fill, page
 from bench.results import Results, fastest_peer
 from bench.run import reason
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
     from servers import Database
 
-PEERS = [PGSLIPWAY, *native.PEERS, *interpreted.PEERS]
+PEERS = [PGSLIPWAY, *floor.PEERS, *native.PEERS, *interpreted.PEERS]
 EMPTY = Migration(11, "nothing", "")
 
 
@@ -163,7 +165,7 @@ def test_turns_are_never_more_than_asked_for() -> None:
 
 
 def test_who_failed_or_has_its_runs_is_not_due() -> None:
-    peers = [PGSLIPWAY, native.GOOSE, native.TERN, native.DBMATE, native.PSQL_ONE_SESSION]
+    peers = [PGSLIPWAY, native.GOOSE, native.TERN, native.DBMATE, floor.PSQL_ONE_SESSION]
     samples = {
         "pgslipway": Samples([2.0, 2.0, 2.0]),
         "goose": Samples([1.0, 1.0, 1.0]),
@@ -233,6 +235,101 @@ def test_reason_is_short() -> None:
     assert len(reason("error: " + "x" * 1000)) == 160
 
 
+# --- sittings and parts -----------------------------------------------------------------------------------------
+
+ABOUT = {
+    "date": "2026-01-01",
+    "machine": {"cpu": "some"},
+    "postgres": "17.0",
+    "commit_ms": 0.5,
+    "image": "sha256:1",
+    "tools": {"tern": {"version": "2.0"}},
+    "missing": {},
+}
+
+
+def test_a_later_sitting_adds_to_what_was_measured() -> None:
+    earlier = {**sitting.begun(ABOUT), "cells": ["some"], "minutes": 40}
+
+    for _ in range(2):
+        earlier = sitting.continued(earlier, {**ABOUT, "date": "2026-01-02", "missing": {"flyway": "no java"}})
+
+    assert earlier == {
+        **ABOUT,
+        "date": "2026-01-01 and 2026-01-02",
+        "missing": {"flyway": "no java"},
+        "cells": ["some"],
+        "minutes": 40,
+    }
+
+
+@pytest.mark.parametrize("name", ["machine", "postgres", "image", "tools"])
+def test_numbers_of_something_else_are_not_added_to(name: str) -> None:
+    with pytest.raises(ValueError, match=f"what was measured before differs in {name}$"):
+        sitting.continued(sitting.begun(ABOUT), {**ABOUT, name: "other"})
+
+
+def test_results_before_images_were_noted_are_not_added_to() -> None:
+    earlier = {name: value for name, value in sitting.begun(ABOUT).items() if name != "image"}
+
+    with pytest.raises(ValueError, match=r"differs in image$"):
+        sitting.continued(earlier, ABOUT)
+
+
+def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+
+    sitting.write(path, sitting.begun(ABOUT))
+
+    assert sitting.read(path) == sitting.begun(ABOUT)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    """A bench without a server, which has measured one cell."""
+    results = {"cells": [cell("nothing", 1, 5, {"tern": [0.5]}), cell("apply", 1000, 0, {"tern": [2.0, 1.5]})]}
+    return Bench(Any, PEERS, 10, results, save=lambda: None, say=lambda _: None)  # type: ignore[arg-type]
+
+
+def test_a_cell_takes_the_place_of_an_earlier_sittings(bench: Bench) -> None:
+    bench.add(Cell("nothing", 1, 5), {"tern": Samples([0.25])})
+    bench.add(Cell("nothing with TLS", 1, 5), {"tern": Samples([0.75])})
+
+    results = Results({"tools": {}, **bench.results})
+    assert len(bench.results["cells"]) == 3
+    assert results.medians("nothing", 1, 5) == {"tern": 0.25}
+    assert results.medians("nothing with TLS", 1, 5) == {"tern": 0.75}
+
+
+def test_who_gets_many_files_is_known_from_an_earlier_sitting(bench: Bench) -> None:
+    assert thousand(bench.results, native.TERN) == 1.5
+    assert thousand(bench.results, native.GOOSE) == float("inf")
+
+
+def test_psql_has_no_part_in_what_takes_a_history(bench: Bench) -> None:
+    assert {peer.name for peer in bench.peers} - {peer.name for peer in bench.tools} == {
+        "psql-one-session", "psql-per-file",
+    }  # fmt: skip
+
+
+def test_each_tool_waits_in_one_group_and_never_with_all_others(bench: Bench) -> None:
+    made = groups(bench.tools)
+
+    assert sorted(peer.name for group in made for peer in group) == sorted(peer.name for peer in bench.tools)
+    assert max(map(len, made)) <= 6
+    assert groups([PGSLIPWAY]) == [[PGSLIPWAY]]
+
+
+@pytest.mark.parametrize(("tls", "sslmode"), [(False, "disable"), (True, "require")], ids=["plain", "tls"])
+@pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
+def test_every_tool_is_told_whether_to_use_tls(peer: Peer, tls: bool, sslmode: str) -> None:
+    invocation = peer.up(WORK, Target(port=1, password="x", tls=tls))
+
+    told = " ".join([*invocation.argv, *invocation.environ.values()])
+    assert f"sslmode={sslmode}" in told or invocation.environ["PGSSLMODE"] == sslmode
+
+
 # --- the report -------------------------------------------------------------------------------------------------
 
 
@@ -252,7 +349,7 @@ def cell(work: str, files: int | str, milliseconds: int, tools: dict[str, list[f
 @pytest.fixture
 def results() -> Results:
     """A run of four tools that somebody made up."""
-    names = ("pgslipway", "dbmate", "tern", "psql-per-file")
+    names = ("pgslipway", "dbmate", "tern", "psql-per-file", "psql-one-session")
     fact = {"version": "1.0", "lock": "none", "transaction": "file", "waits": "by itself", "note": ""}
     return Results({
         "date": "2026-01-01",
@@ -264,10 +361,13 @@ def results() -> Results:
         "cells": [
             cell("nothing", 1, 0, {"pgslipway": [0.09, 0.06, 0.07], "dbmate": [0.02] * 10, "tern": []}),
             cell("nothing", 1, 5, {"pgslipway": [0.10], "dbmate": [0.14], "tern": []}),
+            cell("nothing", 1000, 0, {"pgslipway": [0.10]}),
+            cell("nothing", 10_000, 0, {"pgslipway": [0.20]}),
+            cell("nothing with TLS", 1, 0, {"pgslipway": [0.08], "tern": []}),
+            cell("nothing in a container", 1, 0, {"pgslipway": [0.2], "dbmate": [0.2], "tern": [0.3]}),
             cell("apply", 1000, 0, {
-                "pgslipway": [2.0], "dbmate": [1.0], "tern": [4.0], "psql-per-file": [0.5],
+                "pgslipway": [2.0], "dbmate": [1.0], "tern": [4.0], "psql-per-file": [0.5], "psql-one-session": [1.5],
             }),
-            cell("apply", 10_000, 0, {"pgslipway": [19.0]}),
         ],
         "image_bytes": {"pgslipway": 12_000_000, "dbmate": 16_000_000, "psql-per-file": 1_000_000},
         "kibibytes": {"pgslipway": {"apply": 41 * 1024, "nothing": 30 * 1024}},
@@ -315,35 +415,37 @@ def test_goals_say_by_how_much(results: Results) -> None:
     verdicts = {goal.name: goal.verdict for goal in goals(results)}
 
     assert verdicts == {
-        "nothing to do, 1 applied: at most 3.1 x dbmate": "missed by 12%",
-        "nothing to do, 1,000 applied: at most 3.1 x dbmate": "not measured",
-        "nothing to do in a container: at most 1.1 x the fastest peer": "not measured",
-        "nothing to do, 1 applied, +5 ms: ahead of every peer": "met by 29%",
-        "nothing to do, 1,000 applied, +5 ms: ahead of every peer": "not measured",
-        "nothing to do, 1 applied, +20 ms: ahead of every peer": "not measured",
-        "nothing to do, 1,000 applied, +20 ms: ahead of every peer": "not measured",
-        "1,000 files, +0 ms: ahead of every peer": "missed by 100%",
-        "1,000 files, +0 ms: within 1.3 x psql-per-file": "missed by 208%",
-        "1,000 files, +0 ms: within 1.3 x psql-one-session": "not measured",
-        **{
-            f"1,000 files, +{distance} ms: {rest}": "not measured"
-            for distance in (1, 5, 20)
-            for rest in ("ahead of every peer", "within 1.3 x psql-per-file", "within 1.3 x psql-one-session")
-        },
-        "readiness: under 150 ms": "met by 33%",
-        "readiness: ahead of every peer": "met by 83%",
-        "image, compressed: the smallest": "met by 25%",
-        "peak memory: under 40 MiB": "missed by 2%",
-        "nothing to do: 10,000 applied against 1, under 3 x": "not measured",
-        "applying, time per file: 10,000 against 1,000, no more": "met by 5%",
+        "nothing to do, 1 file: at most 1 x dbmate": "missed by 250%",
+        "nothing to do, 1,000 files: at most 1 x dbmate": "not measured",
+        "nothing to do, 1 file, with TLS: at most 1.2 x without": "met by 5%",
+        "nothing to do, 1 file, +5 ms: ahead of every peer": "met by 29%",
+        "nothing to do, 1,000 files, +5 ms: ahead of every peer": "not measured",
+        "nothing to do, 1 file, +20 ms: ahead of every peer": "not measured",
+        "nothing to do, 1,000 files, +20 ms: ahead of every peer": "not measured",
+        "nothing to do, 1,000 files: at most 1.35 x 1 file": "missed by 6%",
+        "nothing to do, each file from 1,000 to 10,000: at most 10 µs": "missed by 11%",
+        "1,000 files applied: at most 1.17 x psql-one-session": "missed by 14%",
+        "1,000 files applied, +0 ms: ahead of every peer": "missed by 100%",
+        "1,000 files applied, +1 ms: ahead of every peer": "not measured",
+        "1,000 files applied, +5 ms: ahead of every peer": "not measured",
+        "1,000 files applied, +20 ms: ahead of every peer": "not measured",
+        "nothing to do, 1 file, in a container: at most 1.1 x the fastest peer": "met by 9%",
+        "lag after a wait: ahead of every peer": "met by 83%",
+        "lag after a wait: not above what it was": "met by 15%",
+        "peak memory, nothing to do: at most 20 MiB": "missed by 50%",
+        "image, compressed: at most 12.6 MB": "met by 5%",
     }
 
 
-def test_a_tie_is_within_but_not_ahead() -> None:
-    values = {"pgslipway": 2.0, "tern": 2.0}
+def test_goals_are_not_measured_in_a_run_that_was_cut_short() -> None:
+    nothing = Results({"tools": {}, "cells": []})
 
-    assert within("at most as long", values, "tern", 1.0).is_met
-    assert not ahead("faster", values).is_met
+    assert {goal.verdict for goal in goals(nothing)} == {"not measured"}
+
+
+def test_a_tie_is_within_but_not_ahead() -> None:
+    assert within("at most as long", 2.0, 1, 2.0, "tern").is_met
+    assert not ahead("faster", {"pgslipway": 2.0, "tern": 2.0}).is_met
     assert Goal("nothing", None, 1.0).verdict == "not measured"
 
 
@@ -352,9 +454,11 @@ def test_page_has_what_was_measured_and_what_could_not_be_had(results: Results) 
 
     assert "- flyway: `no java`" in parts["tools"]
     assert (
-        "| nothing to do, 1 applied: at most 3.1 x dbmate | 70 ms | 62 ms (3.12 x dbmate) | missed by 12% |"
-        in (parts["goals"])
+        "| nothing to do, 1 file, in a container: at most 1.1 x the fastest peer | 200 ms | 220 ms (1.1 x dbmate) "
+        "| met by 9% |" in parts["goals"]
     )
+    assert "| nothing to do, each file from 1,000 to 10,000: at most 10 µs | 11.1 µs | 10.0 µs |" in parts["goals"]
+    assert "| **pgslipway** | 80 ms, 1 run |" in parts["nothing-tls"]
 
 
 def test_fill_replaces_what_is_between_the_markers_and_nothing_else(tmp_path: Path) -> None:
