@@ -76,6 +76,8 @@ class Bench:
     say: Callable[[str], None]
     prepared: dict[tuple[str, int | str], str] = field(default_factory=dict)
     """Databases in which a tool has nothing to do."""
+    problems: dict[tuple[str, int | str], str] = field(default_factory=dict)
+    """Why there is none, once it was tried: a run that takes too long is not made again for each cell."""
     expected: set[tuple[str, ...]] = field(default_factory=set)
     """The columns and indexes that Concourse ends with, by psql."""
 
@@ -128,7 +130,10 @@ class Bench:
 
     def prepare(self, peer: Peer, files: int | str) -> str:
         """Have a database in which the tool has nothing to do; say what went wrong, or nothing."""
-        return "" if (peer.name, files) in self.prepared else self.apply(peer, files).problem
+        key = peer.name, files
+        if key not in self.prepared and key not in self.problems:
+            self.problems[key] = self.apply(peer, files).problem
+        return "" if key in self.prepared else self.problems[key]
 
     def able(self, files: int) -> list[Peer]:
         """Return the tools that have such a database."""

@@ -39,6 +39,9 @@ def in_words(seconds: float, _: object) -> str:
 
 def bars(axes: Axes, medians: dict[str, float], title: str) -> None:
     """Draw a bar for each tool, the fastest on top, on a scale of powers of ten."""
+    if not medians:
+        nothing(axes, title)
+        return
     names = sorted(medians, key=lambda name: -medians[name])
     drawn = axes.barh(names, [medians[name] for name in names], color=[colour(name) for name in names])
     axes.bar_label(drawn, [duration(medians[name]) for name in names], padding=3, color=INK, fontsize=8)
@@ -47,6 +50,11 @@ def bars(axes: Axes, medians: dict[str, float], title: str) -> None:
     axes.xaxis.set_minor_formatter("")
     axes.set_title(title, color=INK, fontsize=10)
     axes.margins(x=0.25)
+
+
+def nothing(axes: Axes, title: str) -> None:
+    """Say that there is nothing to draw yet: a scale of powers of ten needs a value."""
+    axes.set_title(f"{title}: not measured yet", color=INK, fontsize=10)
 
 
 def lines(axes: Axes, results: Results, files: int, title: str) -> None:
@@ -60,6 +68,9 @@ def lines(axes: Axes, results: Results, files: int, title: str) -> None:
         axes.plot(known, seconds, dashes, color=colour(name), linewidth=width, marker=".")
         if known:
             ends[name] = (known[-1], seconds[-1])
+    if not ends:
+        nothing(axes, title)
+        return
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(in_words)
     axes.yaxis.set_minor_formatter("")

@@ -307,6 +307,16 @@ def test_who_gets_many_files_is_known_from_an_earlier_sitting(bench: Bench) -> N
     assert thousand(bench.results, native.GOOSE) == float("inf")
 
 
+def test_who_could_not_be_prepared_is_not_tried_again(bench: Bench) -> None:
+    for peer in bench.tools:
+        bench.prepared[peer.name, 1000] = "some"
+    del bench.prepared["sqitch", 1000]
+    bench.problems["sqitch", 1000] = "took more than 120 s"
+
+    assert native.SQITCH not in bench.able(1000)
+    assert bench.nothing(native.SQITCH, 1000).problem == "took more than 120 s"
+
+
 def test_psql_has_no_part_in_what_takes_a_history(bench: Bench) -> None:
     assert {peer.name for peer in bench.peers} - {peer.name for peer in bench.tools} == {
         "psql-one-session", "psql-per-file",
