@@ -156,7 +156,7 @@ def _write_node_pg_migrate(folder: Path, migrations: Sequence[Migration]) -> Non
 
 def _node_url(target: Target) -> str:
     """Return the address; by node's own rules, `require` would verify the certificate."""
-    return f"{target.url()}&uselibpqcompat=true" if target.tls else target.url()
+    return f"{target.url()}&uselibpqcompat=true" if target.certificate else target.url()
 
 
 def _node_pg_migrate(folder: Path, target: Target) -> Invocation:

@@ -246,7 +246,10 @@ def _write_refinery(folder: Path, migrations: Sequence[Migration]) -> None:
 
 
 def _refinery(folder: Path, target: Target) -> Invocation:
-    return Invocation(["refinery", "migrate", "-e", "DATABASE_URL", "-p", str(folder)], {"DATABASE_URL": target.url()})
+    environ = {"DATABASE_URL": target.url()}
+    if target.certificate:
+        environ["SSL_CERT_FILE"] = str(target.certificate)
+    return Invocation(["refinery", "migrate", "-e", "DATABASE_URL", "-p", str(folder)], environ)
 
 
 REFINERY = Peer(

@@ -39,7 +39,7 @@ def nothing(bench: Bench) -> None:
 
 def tls(bench: Bench) -> None:
     """Have nothing to do over TLS, near and far."""
-    if not bench.server.has_tls:
+    if not bench.server.certificate:
         bench.say("This Postgres has no TLS: not measured.")
         return
     for distance in DISTANCES:

@@ -30,7 +30,8 @@ class Target:
 
     port: int
     password: str = field(repr=False)
-    tls: bool = False
+    certificate: Path | None = None
+    """The server's, where TLS is to be used; for tools that verify it whatever they are told."""
     host: str = "127.0.0.1"
     user: str = "postgres"
     database: str = "postgres"
@@ -43,7 +44,7 @@ class Target:
     @property
     def sslmode(self) -> str:
         """Libpq's word: TLS without a look at the certificate, or none."""
-        return "require" if self.tls else "disable"
+        return "require" if self.certificate else "disable"
 
     @property
     def environ(self) -> dict[str, str]:

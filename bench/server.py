@@ -54,7 +54,8 @@ class BenchServer:
 
     cluster: Cluster
     postgres: Database
-    has_tls: bool
+    certificate: Path | None
+    """None if the server has no TLS."""
     used: list[str] = field(default_factory=list)
     """Databases that may be dropped once nobody measures."""
 
@@ -64,7 +65,8 @@ class BenchServer:
 
     def target(self, database: str, port: int = 0, *, tls: bool = False) -> Target:
         """A database as a tool is told of it, through a proxy's port if one is given."""
-        return Target(port=port or self.port, password=PASSWORD, database=database, tls=tls)
+        certificate = self.certificate if tls else None
+        return Target(port=port or self.port, password=PASSWORD, database=database, certificate=certificate)
 
     def execute(self, sql: str, database: str = "postgres") -> str:
         return asyncio.run(self._database(database).execute(sql))
@@ -139,11 +141,10 @@ def bench_server() -> Iterator[BenchServer]:
         cluster = embedded.cluster(hba=f"host all {PROBER} 127.0.0.1/32 trust\n{HBA}", max_connections=400)
         cluster.configure(fsync="on", shared_buffers="128MB")
         put_log_on_disk(cluster.data)
-        if has_tls := WITH_CONTRIB.is_dir():
-            offer_tls(cluster)
+        certificate = offer_tls(cluster) if WITH_CONTRIB.is_dir() else None
         cluster.start()
         asyncio.run(cluster.database.execute(f"ALTER ROLE postgres PASSWORD '{PASSWORD}'; CREATE ROLE {PROBER} LOGIN"))
-        server = BenchServer(cluster, replace(cluster.database, password=PASSWORD), has_tls)
+        server = BenchServer(cluster, replace(cluster.database, password=PASSWORD), certificate)
         server.execute(f"CREATE DATABASE {TEMPLATE} TEMPLATE template0")
         server.execute(HOLD_APPLIED, TEMPLATE)
         yield server
@@ -166,12 +167,12 @@ def put_log_on_disk(data: Path) -> None:
     (data / LOG).symlink_to(folder / LOG)
 
 
-def offer_tls(cluster: Cluster) -> None:
-    """Give a new cluster a certificate of its own making."""
+def offer_tls(cluster: Cluster) -> Path:
+    """Give a new cluster a certificate of its own making, and return it."""
     key, certificate = (cluster.data / name for name in ("server.key", "server.crt"))
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-         "-keyout", key, "-out", certificate],
+         "-addext", f"subjectAltName=IP:{LOCALHOST}", "-keyout", key, "-out", certificate],
         capture_output=True, check=True,
     )  # fmt: skip
     owner = cluster.data.stat()
@@ -179,6 +180,7 @@ def offer_tls(cluster: Cluster) -> None:
         os.chown(path, owner.st_uid, owner.st_gid)
         path.chmod(0o600)
     cluster.configure(ssl="on")
+    return certificate
 
 
 def pg_isready() -> str:

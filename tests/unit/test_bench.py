@@ -331,10 +331,12 @@ def test_each_tool_waits_in_one_group_and_never_with_all_others(bench: Bench) ->
     assert groups([PGSLIPWAY]) == [[PGSLIPWAY]]
 
 
-@pytest.mark.parametrize(("tls", "sslmode"), [(False, "disable"), (True, "require")], ids=["plain", "tls"])
+@pytest.mark.parametrize(
+    ("certificate", "sslmode"), [(None, "disable"), (WORK / "server.crt", "require")], ids=["plain", "tls"]
+)
 @pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
-def test_every_tool_is_told_whether_to_use_tls(peer: Peer, tls: bool, sslmode: str) -> None:
-    invocation = peer.up(WORK, Target(port=1, password="x", tls=tls))
+def test_every_tool_is_told_whether_to_use_tls(peer: Peer, certificate: Path | None, sslmode: str) -> None:
+    invocation = peer.up(WORK, Target(port=1, password="x", certificate=certificate))
 
     told = " ".join([*invocation.argv, *invocation.environ.values()])
     assert f"sslmode={sslmode}" in told or invocation.environ["PGSSLMODE"] == sslmode
