@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from bench.measure import Cell, Samples, due
@@ -66,8 +68,13 @@ def once(bench: Bench, peer: Peer, files: int) -> Ran:
 def sizes(bench: Bench) -> None:
     """Note the compressed size of each image, with all of its layers, and of what runs the floor."""
     build_images(bench)
-    found = {}
-    for peer in filter(has_image, bench.peers):
-        command = f"docker save {image(peer)} | gzip -6 | wc -c"
-        found[peer.name] = int(subprocess.run(command, shell=True, capture_output=True, check=True).stdout)
-    bench.add_part(IMAGE_BYTES, found)
+    peers = list(filter(has_image, bench.peers))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(compressed, peers)
+        bench.add_part(IMAGE_BYTES, {peer.name: size for peer, size in zip(peers, found, strict=True)})
+
+
+def compressed(peer: Peer) -> int:
+    """Return the bytes of a tool's image."""
+    command = f"docker save {image(peer)} | gzip -6 | wc -c"
+    return int(subprocess.run(command, shell=True, capture_output=True, check=True).stdout)
