@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 HOW_TO_NAME = "name it <version>_<description>.sql, such as 007_add_orders.sql"
 LARGEST_VERSION = 2**63 - 1
 """The largest BIGINT, the type that the history's version column is widened to."""
-BOM = "\ufeff"
+BOM = b"\xef\xbb\xbf"
 LARGE = 1 << 20
 """Bytes above which a file is mapped, not read, and sent in pieces."""
 CHUNK = 1 << 16
@@ -36,17 +36,18 @@ def discover(folder: str) -> list[Found]:
     """
     try:
         with os.scandir(folder) as entries:
-            files = sorted((entry for entry in entries if is_sql(entry.name)), key=lambda entry: entry.name)
+            files = {entry.name: entry for entry in entries if is_sql(entry.name)}
     except OSError as error:
         raise BadMigrations(f"{folder}: {error.strerror}; MIGRATE_DIR must be the folder of migrations") from error
     problems: list[Problem | str] = []
     found = []
-    for file in files:
+    for name in sorted(files):
         try:
-            found.append(load(file))
+            found.append(load(name, files[name]))
         except BadMigrations as problem:
             problems += problem.problems
-    problems += duplicates(found)
+    if len({one[0] for one in found}) < len(found):
+        problems += duplicates(found)
     if problems:
         raise BadMigrations(*problems)
     if not found:
@@ -60,48 +61,57 @@ def is_sql(name: str) -> bool:
     return lower.endswith(".sql") and not lower.endswith(".down.sql") and not name.startswith(".")
 
 
-def load(entry: "os.DirEntry[str]") -> Found:
+def load(name: str, entry: "os.DirEntry[str]") -> Found:
     """Return the migration in the file at `entry`, or raise BadMigrations."""
-    name = entry.name
-    shown = name if name.isprintable() else ascii(name)
     digits, _, rest = name.partition("_")
     is_version = digits.isdecimal() and digits.isascii()
     if not (is_version and rest.endswith(".sql") and rest != ".sql" and name.isprintable()):
-        raise BadMigrations(Problem(f"not a migration's name; {HOW_TO_NAME}", shown))
-    version = int(digits)
-    if version > LARGEST_VERSION:
-        raise BadMigrations(Problem(f"the version is too large; the largest is {LARGEST_VERSION}", shown))
+        raise bad(name, f"not a migration's name; {HOW_TO_NAME}")
+    if (version := int(digits)) > LARGEST_VERSION:
+        raise bad(name, f"the version is too large; the largest is {LARGEST_VERSION}")
     try:
         if not entry.is_file():
-            raise BadMigrations(Problem(f"not a file; {entry.path} must be a regular file or a link to one", shown))
+            raise bad(name, f"not a file; {entry.path} must be a regular file or a link to one")
         _, checksum = read(entry.path)
     except OSError as error:
-        raise BadMigrations(Problem(f"cannot be read: {error.strerror}", shown)) from error
+        raise bad(name, f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        line = undecodable_line(entry.path)
-        raise BadMigrations(Problem("not UTF-8; save the file as UTF-8", shown, line)) from error
+        raise bad(name, "not UTF-8; save the file as UTF-8", undecodable_line(entry.path)) from error
     return version, name, checksum, entry.path
+
+
+def bad(name: str, text: str, line: int = 0) -> BadMigrations:
+    """Return the failure about a file."""
+    return BadMigrations(Problem(text, name if name.isprintable() else ascii(name), line))
 
 
 def read(path: str) -> tuple[Source, str]:
     """Return the bytes and the checksum of the file at `path`; a large one is mapped, so that memory stays bounded.
 
     The checksum is the hexadecimal SHA-256 over the text without a BOM and with LF line ends. Raises OSError, and
-    UnicodeDecodeError for what is not UTF-8. A small file gets neither a file object nor a decoder: with 10,000 files,
-    that saves a sixth of the time.
+    UnicodeDecodeError for what is not UTF-8. A small file gets neither a file object nor a decoder: of 10,000 files
+    each takes half as long then.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        chunks = iter(lambda: os.read(descriptor, CHUNK), b"")
-        if os.fstat(descriptor).st_size > LARGE:
+        source = os.read(descriptor, CHUNK)
+        while len(source) <= LARGE and (more := os.read(descriptor, CHUNK)):
+            source += more
+        if len(source) > LARGE:
             from mmap import ACCESS_READ, mmap  # most folders have no such file
 
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            chunks = iter(lambda: os.read(descriptor, CHUNK), b"")
             return mmap(descriptor, 0, access=ACCESS_READ), checksum_of_large(chunks)
-        source = b"".join(chunks)
     finally:
         os.close(descriptor)
-    text = source.decode().removeprefix(BOM).replace("\r\n", "\n").replace("\r", "\n")
-    return source, sha256(text.encode()).hexdigest()
+    text = source
+    if not source.isascii():
+        source.decode()  # which raises
+        text = source.removeprefix(BOM)
+    if b"\r" in text:
+        text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    return source, sha256(text).hexdigest()
 
 
 def checksum_of_large(chunks: "Iterable[bytes]") -> str:
