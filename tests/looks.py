@@ -25,7 +25,7 @@ def glance_at(environ: Mapping[str, str], seconds: float = PATIENCE) -> Said:
     usual, glance.LONGEST = glance.LONGEST, seconds
     try:
         with redirect_stderr(StringIO()) as said:
-            code = glance.glance([], environ, Stop(), time.monotonic())
+            code, _ = glance.glance([], environ, Stop(), time.monotonic())
     finally:
         glance.LONGEST = usual
     return code, said.getvalue()

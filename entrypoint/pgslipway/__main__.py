@@ -21,13 +21,13 @@ def main() -> "NoReturn":
     gc.disable()  # the imported modules stay: looking for garbage in them is a tenth of a start
     from .glance import glance  # a signal that comes meanwhile is noted
 
-    if (code := glance(sys.argv[1:], os.environ, stop, started)) is None:
-        waited = monotonic() - started
+    code, waited = glance(sys.argv[1:], os.environ, stop, started)
+    if code is None:
         from .program import run_command  # most of a start with something to do
 
         gc.freeze()
         gc.enable()
-        code = run_command(sys.argv[1:], os.environ, stop, waited)
+        code = run_command(sys.argv[1:], os.environ, stop, started, waited)
     leave(code)
 
 

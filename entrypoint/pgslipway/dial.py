@@ -12,7 +12,8 @@ import asyncpg
 from .config import Location
 from .driver_errors import NO_ANSWER, describe, nobody_answered
 from .errors import BadConfiguration
-from .libpq import APPLICATION_NAME, HONOURED
+from .libpq import HONOURED
+from .question import APPLICATION_NAME
 from .settings import bracketed, is_address
 
 if TYPE_CHECKING:

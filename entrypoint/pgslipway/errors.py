@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 SIGNALS = {2: "SIGINT", 15: "SIGTERM"}
 UP_TO_DATE = 0
 INTERNAL_ERROR = 70
+OVERDUE = (
+    ", without waiting any longer for the server's answer; what was not committed is rolled back there, and the next "
+    "run looks how far this one got"
+)
 
 
 class Problem:
@@ -151,8 +155,9 @@ class HalfDone(SlipwayError, exit_code=25, result="half done"):
 class Stopped(SlipwayError, result="stopped"):
     """A signal ended the run: the running file was cancelled and rolled back."""
 
-    def __init__(self, signum: int, how: str = "") -> None:
-        super().__init__(f"stopped by {SIGNALS[signum]}{how}")
+    def __init__(self, signum: int, *, overdue: bool = False) -> None:
+        """Take the signal, and whether the server's answer is not awaited any longer."""
+        super().__init__(f"stopped by {SIGNALS[signum]}{OVERDUE if overdue else ''}")
         self.exit_code = 128 + signum
 
 

@@ -7,6 +7,7 @@ it says nothing, and the program runs as if nobody had looked. It never writes.
 from time import monotonic
 
 from .config import DEFAULTS, from_environ
+from .line import Line
 from .lines import to_stderr
 from .outcome import Outcome
 from .report import announce, finish
@@ -32,47 +33,61 @@ HONOURED = {
 """The variables that this look reads as the program does; any other one is left to it."""
 
 
-def glance(arguments: "Sequence[str]", environ: "Mapping[str, str]", stop: "Stop", started: float) -> int | None:
-    """Say so, and return the exit code, where there is nothing to do; else return None."""
+def glance(
+    arguments: "Sequence[str]", environ: "Mapping[str, str]", stop: "Stop", started: float
+) -> tuple[int | None, float]:
+    """Where there is nothing to do, say so, and return the exit code; else return None.
+
+    And the seconds that a server was waited for in vain: they count into MIGRATE_WAIT_TIMEOUT.
+    """
     command = arguments[0] if arguments else "up"
     if len(arguments) > 1 or command not in COMMANDS:
-        return None
+        return None, 0.0
+    log_as = from_environ(environ, {}, needs_database=False)
+
+    def end(exit_code: int, result: str, message: str) -> int:
+        stop.report = note
+        seconds = monotonic() - started
+        outcome = Outcome(exit_code=exit_code, result=result, message=message, seconds=seconds)
+        return finish(outcome, log_as, to_stderr(log_as))
+
+    def report() -> int:
+        from .errors import Stopped
+
+        stopped = Stopped(stop.signum, overdue=True)
+        return end(stopped.exit_code, stopped.result, str(stopped))
+
+    stop.report = report
     config = from_environ(environ, {}, defaults=DEFAULTS.get(command))
-    filenames = look(config, config.role if command == "up" else None, stop)
+    filenames, waited = look(config, config.role if command == "up" else None, stop)
     if not filenames or stop.signum:
-        return None
-    log = to_stderr(config)
-    announce(config, log)
-    outcome = Outcome(
-        exit_code=0,
-        result="up to date",
-        message=f"up to date: {COMMANDS[command]}{newest(filenames)}",
-        seconds=monotonic() - started,
-    )
-    return finish(outcome, config, log)
+        return None, waited
+    announce(config, to_stderr(config))
+    return end(0, "up to date", f"up to date: {COMMANDS[command]}{newest(filenames)}"), 0.0
 
 
-def look(config: "Config", role: str | None, stop: "Stop") -> list[str] | None:
-    """Return the names of the migrations if the history has exactly them; None for anything else."""
-    location = config.location
+def look(config: "Config", role: str | None, stop: "Stop") -> tuple[list[str] | None, float]:
+    """Return the names of the migrations if the history has exactly them, else None; and the seconds in vain."""
+    location, began = config.location, monotonic()
     if config.problems or not location or not location.libpq.keys() <= HONOURED:
-        return None
-    wire = Wire(location, monotonic() + min(LONGEST, config.wait_timeout or LONGEST))
-    stop.action = wire.interrupt
+        return None, 0.0
+    line = Line(location, began + min(LONGEST, config.wait_timeout or LONGEST))
+    stop.action = line.interrupt
     try:
-        wire.dial()
+        line.dial()
+        wire = Wire(line)
+        wire.begin()
         from .files import discover  # while the server forks
         from .question import digest, digest_sql, look_sql, table_name
 
-        wire.log_in(f"{look_sql(role)} {digest_sql(table_name(config.schema, config.table))}")
+        wire.log_in(f"{look_sql(role, LONGEST)} {digest_sql(table_name(config.schema, config.table))}")
         waited = monotonic()
         found = discover(config.dir)  # while the server looks
-        wire.deadline += monotonic() - waited  # a slow disk is slow for the program as well
+        line.deadline += monotonic() - waited  # a slow disk is slow for the program as well
         is_current = wire.answer() == digest([(version, checksum) for version, _, checksum, _ in found])
-        wire.send(b"X\0\0\0\4")
-        return [filename for _, filename, _, _ in found] if is_current else None
+        return [filename for _, filename, _, _ in found] if is_current else None, 0.0
     except Exception:  # noqa: BLE001  # the program says what it is, if it is still there
-        return None
+        return None, 0.0 if line.received else monotonic() - began
     finally:
         stop.action = note
-        wire.close()
+        line.close()

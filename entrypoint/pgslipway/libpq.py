@@ -5,8 +5,8 @@ import os
 from .settings import (
     bracketed,
     decoded,
+    hostaddr_expected,
     instead,
-    is_address,
     is_host,
     is_pem,
     is_port,
@@ -70,7 +70,6 @@ CHOICES = {
 SYSTEM_ROOTS = ("PGSSLROOTCERT", "system")
 """Stands for the authorities that this system trusts, since libpq 16."""
 DEFAULT_PORT = "5432"
-APPLICATION_NAME = "pgslipway"
 NO_BUNDLE = "this system has no bundle of authorities; give the path of one, or SSL_CERT_FILE"
 NO_FILE = "no such file, or none that may be looked at; give the path of one"
 MALFORMED_URL = (
@@ -254,10 +253,8 @@ def address_problems(given: "Mapping[str, str]") -> "Iterator[tuple[str, str, st
     for host in hosts:
         if "@" not in host and not ((spec := split_host(bracketed(host))) and is_host(spec[0])):
             yield "PGHOST", "expected host names or addresses, each perhaps with a port", host
-    if not all(map(is_address, filter(None, addresses))):
-        yield "PGHOSTADDR", "expected IP addresses; a name goes into PGHOST", given["PGHOSTADDR"]
-    elif "PGHOST" in given and "PGHOSTADDR" in given and len(hosts) != len(addresses):
-        yield "PGHOSTADDR", "expected as many addresses as PGHOST has hosts", ""
+    if expected := hostaddr_expected(hosts if "PGHOST" in given else [], addresses):
+        yield "PGHOSTADDR", f"expected {expected}", given["PGHOSTADDR"]
 
 
 def host_list(given: "Mapping[str, str]") -> tuple[list[str], list[int]]:

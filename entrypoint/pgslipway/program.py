@@ -21,20 +21,20 @@ from .up import up
 
 logger = logging.getLogger(__package__)
 
-OVERDUE = (
-    ", without waiting any longer for the server's answer; what was not committed is rolled back there, and the next "
-    "run looks how far this one got"
-)
-"""The end of the message about a stop for which the server was not waited for any longer."""
 WITHOUT_DATABASE = {"check", "rehearse"}
 LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
-def run_command(arguments: Sequence[str], environ: Mapping[str, str], stop: Stop, waited: float = 0.0) -> int:
-    """Run a command and report how it ended; return the exit code. `waited` is the time, in seconds, before this."""
+def run_command(
+    arguments: Sequence[str], environ: Mapping[str, str], stop: Stop, started: float | None = None, waited: float = 0.0
+) -> int:
+    """Run a command and report how it ended; return the exit code.
+
+    The process `started` at that time, and has `waited` for Postgres for so many seconds.
+    """
     for variable in [name for name in PG_VARIABLES if os.environ.get(name) == ""]:
         del os.environ[variable]  # empty counts as unset; the driver would take PGPASSWORD= for a password
-    started = time.monotonic() - waited
+    started = started or time.monotonic()
     applied: list[str] = []
     settings = config.from_environ(environ, {}, needs_database=False)
     set_up_logging(settings)
@@ -50,7 +50,7 @@ def run_command(arguments: Sequence[str], environ: Mapping[str, str], stop: Stop
     def fail(error: SlipwayError) -> int:
         return end(error.exit_code, error.result, str(error), error.problems)
 
-    stop.report = lambda: fail(Stopped(stop.signum, OVERDUE))
+    stop.report = lambda: fail(Stopped(stop.signum, overdue=True))
     try:
         request = requested(arguments, environ, applied, waited)
         settings = request.config

@@ -2,14 +2,16 @@
 
 from _hashlib import openssl_sha256 as sha256
 
-from .quote import quote_array, quote_name
+from .quote import milliseconds, quote_array, quote_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-LOOK_TIMEOUT = "SET LOCAL lock_timeout = '5s';"
-"""Bounds how long a look at the history may wait for somebody who has locked it."""
+APPLICATION_NAME = "pgslipway"
+"""The name of our sessions."""
+LOOK_TIMEOUT = 5.0
+"""Seconds that a look at the history may wait for somebody who has locked it."""
 UP_TO_DATE = "SELECT 0"
 """The tag that answers `undone_sql` where there is nothing to do; nothing is prepared, and no row is sent."""
 
@@ -24,9 +26,9 @@ def set_role_sql(role: str | None) -> str:
     return f"SET LOCAL ROLE {quote_name(role)};" if role else ""
 
 
-def look_sql(role: str | None) -> str:
+def look_sql(role: str | None, seconds: float = LOOK_TIMEOUT) -> str:
     """Return SQL that takes the role and bounds the wait for the history's lock, for one message."""
-    return f"{LOOK_TIMEOUT} {set_role_sql(role)}"
+    return f"SET LOCAL lock_timeout = {milliseconds(seconds)}; {set_role_sql(role)}"
 
 
 def digest_sql(table: str) -> str:

@@ -141,6 +141,17 @@ def is_address(text: str) -> bool:
     return [is_digits(part, 3) for part in text.split(".")] == [True] * 4
 
 
+def hostaddr_expected(hosts: list[str], addresses: list[str]) -> str:
+    """Return the form of PGHOSTADDR that was expected instead of these addresses; empty where they may be it."""
+    if not all(map(is_address, filter(None, addresses))):
+        return "IP addresses; a name goes into PGHOST"
+    if hosts and addresses != [""] and len(hosts) != len(addresses):
+        return "as many addresses as PGHOST has hosts"
+    if any(host.startswith("/") and address for host, address in zip(hosts, addresses, strict=False)):
+        return "no address where PGHOST has the folder of a socket"
+    return ""
+
+
 def bracketed(host: str) -> str:
     """Return an IPv6 address in the brackets that set it off from a port."""
     return f"[{host}]" if host.count(":") > 1 and not host.startswith(("[", "/")) else host

@@ -261,7 +261,7 @@ class Ground:
                 assume(False)  # such rows do not go into such a table
         environ, termination = self.environ(case), self.folder.with_name("termination")
         glanced = await asyncio.to_thread(
-            said_by, lambda: glance.glance(case.command, environ, Stop(), time.monotonic()), termination
+            said_by, lambda: glance.glance(case.command, environ, Stop(), time.monotonic())[0], termination
         )
         self.counted["nothing to do" if glanced.code == 0 else "left to the program"] += 1
         if glanced.code is None:

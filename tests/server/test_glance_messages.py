@@ -15,8 +15,9 @@ import pytest
 
 from looks import NOTHING_SAID, look
 from pgslipway import glance
+from pgslipway.line import MOST_BYTES
 from pgslipway.signals import Stop, note
-from pgslipway.wire import LONGEST_MESSAGE, MOST_BYTES
+from pgslipway.wire import LONGEST_MESSAGE
 from proxy import Fault, FaultProxy, Passage
 from servers import LOCALHOST, PATIENCE, refusing, resetting, silent
 
@@ -243,6 +244,6 @@ async def test_signal_ends_a_glance_at_a_server_that_says_nothing_more(
         async with asyncio.timeout(PATIENCE):
             await is_silent.wait()
             stop.action()
-            assert await looking is None
+            assert (await looking)[0] is None
 
     assert stop.action is note

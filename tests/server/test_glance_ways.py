@@ -63,7 +63,8 @@ async def test_every_address_of_a_server(home: Cluster, folder: Folder, slipway:
     environ = await applied(slipway, home.database, folder)
     await assert_seen(environ)
     await assert_seen(environ | {"PGHOST": "localhost"})
-    await assert_seen(environ | {"PGHOST": "/tmp", "PGSSLMODE": "require"})
+    await assert_seen(environ | {"PGHOST": "/tmp"})
+    await assert_seen(environ | {"PGHOST": "/tmp", "PGSSLMODE": "disable"})
     await assert_seen(environ | {"PGHOST": "no.such.host.invalid", "PGHOSTADDR": LOCALHOST})
     if has_ipv6():
         await assert_seen(environ | {"PGHOST": "::1"})
