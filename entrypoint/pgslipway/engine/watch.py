@@ -109,21 +109,26 @@ class Watch:
 
     @contextmanager
     def over(self, place: str) -> Iterator[None]:
-        """Watch the statement in the block; `place` names it in the log."""
-        task = asyncio.ensure_future(self.report(place))
+        """Watch the statement in the block; `place` names it in the log. A short one costs a timer, and no task."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        reports: list[asyncio.Task[None]] = []
+        timer = loop.call_later(
+            self.first_look, lambda: reports.append(asyncio.ensure_future(self.report(place, started)))
+        )
         try:
             yield
         finally:
-            task.cancel()
+            timer.cancel()
+            for report in reports:
+                report.cancel()
 
-    async def report(self, place: str) -> None:
+    async def report(self, place: str, started: float) -> None:
         """Log the blocker or the progress, again and again. Where nobody can be asked, the work goes on unnamed."""
         level, interval = (logging.DEBUG, REDRAW) if logger.isEnabledFor(logging.DEBUG) else (logging.INFO, INTERVAL)
         clock = asyncio.get_running_loop().time
-        started, pause = clock(), self.first_look
         try:
             while True:
-                await asyncio.sleep(pause)
                 if self.looking is None or self.looking.done():
                     self.looking = asyncio.ensure_future(self.look())
                     self.looking.add_done_callback(lambda look: look.cancelled() or look.exception())
@@ -132,6 +137,7 @@ class Watch:
                 if clock() - started >= FIRST_LOOK:
                     logger.log(level, "%s: %s, %.0f s so far", place, doing, clock() - started)
                     pause = interval
+                await asyncio.sleep(pause)
         except (*BROKEN, ConnectionError, SlipwayError) as error:
             logger.log(level, "%s: nobody can be asked what it is doing: %s", place, describe(error))
             self.hang_up()
