@@ -71,5 +71,7 @@ async def apply_pending(run: Run, connection: Connection) -> None:
             jobs = await preflight.prepare(run, held)
             await apply.upgrade(run, held, jobs)
             is_ours = False  # until the end of the first file has told
-            for job in jobs:
-                is_ours = await apply.apply(run, held, job, at_once=is_ours)
+            with apply.meanwhile() as ahead:
+                for job, following in zip(jobs, [*jobs[1:], None], strict=True):
+                    ahead.following = following
+                    is_ours = await apply.apply(run, held, job, ahead, at_once=is_ours)

@@ -14,6 +14,7 @@ from ..errors import Busy, Locked, NewSession, Problem, SlipwayError, StartOver,
 from ..retry import after, failure_of
 from ..run import Run
 from . import steps, transaction
+from .ahead import Ahead
 from .leftovers import drop_prepared
 from .lock import Held
 from .sending import Job
@@ -33,7 +34,12 @@ async def upgrade(run: Run, held: Held, jobs: Sequence[Job]) -> None:
         await patiently(run, partial(run.history.upgrade, held.connection, largest, run.config.ddl_lock_timeout))
 
 
-async def apply(run: Run, held: Held, job: Job, *, at_once: bool) -> bool:
+def meanwhile() -> closing[Ahead]:
+    """Return the work to do while the server works on the files in the block."""
+    return closing(Ahead())
+
+
+async def apply(run: Run, held: Held, job: Job, ahead: Ahead, *, at_once: bool) -> bool:
     """Apply one file, again while its tables are busy. Raises TableBusy or Locked when patience ends.
 
     Takes whether it may go in one message, and returns whether the next one may.
@@ -44,9 +50,10 @@ async def apply(run: Run, held: Held, job: Job, *, at_once: bool) -> bool:
 
         def once() -> Awaitable[bool]:
             if not job.contents.transactional:
+                ahead.say()
                 return steps.apply(held, job, watch)
             may = at_once and not job.contents.is_large and not is_told_apart(run, job)
-            return transaction.apply(held, job, watch, at_once=may)
+            return transaction.apply(held, job, watch, ahead, at_once=may)
 
         try:
             is_ours = await patiently(run, once, job.filename, needs_new_session=bool(job.contents.extensions))
@@ -56,7 +63,8 @@ async def apply(run: Run, held: Held, job: Job, *, at_once: bool) -> bool:
             raise
     seconds = time.monotonic() - started
     run.applied.append(job.filename)
-    logger.info("applied %s in %.0f ms", job.filename, seconds * 1000, extra={"file": job.filename, "seconds": seconds})
+    fields = {"file": job.filename, "seconds": seconds}
+    ahead.line = partial(logger.info, "applied %s in %.0f ms", job.filename, seconds * 1000, extra=fields)
     if not is_ours:
         await drop_prepared(held)
     return is_ours

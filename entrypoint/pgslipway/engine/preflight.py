@@ -27,6 +27,8 @@ SELECT name FROM pg_catalog.unnest($1::text[]) AS wanted (name)
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'pg_tle')
  ORDER BY name
 """
+FILES_AT_ONCE = 16
+"""Small files that are checked without a look at whether we are to stop."""
 
 
 async def prepare(run: Run, held: Held) -> list[Job]:
@@ -78,7 +80,8 @@ async def check_all(
     jobs = []
     for migration in pending:
         jobs.append(Job(migration, check(migration, migration.read()), run.history, run.config))
-        await asyncio.sleep(0)  # a signal may come while many files are read
+        if jobs[-1].contents.is_large or len(jobs) % FILES_AT_ONCE == 0:
+            await asyncio.sleep(0)  # a signal may come while many files are read
     problems = [problem for job in jobs for problem in job.contents.problems]
     if wanted := set().union(*(job.contents.extensions for job in jobs)):
         async with connection.transaction():

@@ -89,10 +89,11 @@ def settings(config: Config) -> dict[str, str]:
     }
 
 
-def settings_sql(config: Config, watch: Watch, scope: str) -> str:
+def settings_sql(config: Config, watch: Watch | None, scope: str) -> str:
     """Return SQL for our settings, for the SESSION or the transaction (LOCAL)."""
+    longer = watch.lock_timeout_sql(config.ddl_lock_timeout, scope) if watch else ""
     ours = "".join(f"SET {scope} {name} = '{value}';" for name, value in settings(config).items())
-    return f"{NO_TIMEOUTS[scope]} {ours} {watch.lock_timeout_sql(config.ddl_lock_timeout, scope)}"
+    return f"{NO_TIMEOUTS[scope]} {ours} {longer}"
 
 
 def sendable(connection: Connection, text: str) -> str:

@@ -14,10 +14,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterator
+from functools import partial
 
 from ..driver_errors import BROKEN
 from ..errors import HistoryConflict, MigrationFailed, Problem, StartOver, Unplaced
 from ..files import Source
+from .ahead import Ahead, Message
 from .check import USUAL_LEVEL, Contents
 from .leftovers import (
     drop_prepared,
@@ -56,21 +58,23 @@ STOPPED = {"08", "40", "53", "57"}
 """Classes of SQLSTATE after which a file is not run again to learn more: connection, conflict, resources, operator."""
 
 
-async def apply(held: Held, job: Job, watch: Watch, *, at_once: bool) -> bool:
+async def apply(held: Held, job: Job, watch: Watch, ahead: Ahead, *, at_once: bool) -> bool:
     """Apply one transactional file and record it, in one message if it may go `at_once`.
 
     Returns whether the lock was still ours in the end, so that the next one may. Raises MigrationFailed, Busy,
     StartOver, ConnectionLost, AccessRefused, HistoryConflict, DatabaseUnavailable; after each of them nothing of the
     file is left, but after ConnectionLost, where the history tells.
     """
-    await asyncio.sleep(0)  # we may be cancelled since the last file was committed
+    if (task := asyncio.current_task()) and task.cancelling():
+        await asyncio.sleep(0)  # we are cancelled since the last file was committed
     started, settled = time.monotonic(), None
     # Postgres reads a message before it runs any of it, so also before we could set how strings are read.
     if at_once and is_read_as_sent(held.connection):
         try:
-            return await send_at_once(held, job, watch)
+            return await send_at_once(held, job, watch, ahead)
         except Unplaced as failure:
             settled = None if may_repeat(failure, started) else failure
+    ahead.say()
     try:
         return await send_in_three(held, job, watch, settled)
     except Unplaced as failure:
@@ -91,28 +95,36 @@ def if_lost(job: Job) -> str:
     return f"{job.filename} is either applied and recorded or neither; the next run will tell"
 
 
-async def send_at_once(held: Held, job: Job, watch: Watch) -> bool:
+async def send_at_once(held: Held, job: Job, watch: Watch, ahead: Ahead) -> bool:
     """Apply a file in one message; True if the lock is still ours then. Raises as `apply` does.
 
     Unplaced leaves open whether the file failed or our own SQL in that message.
     """
-    source = job.migration.read()
-    start, text = next(parts(source, job.contents), (0, ""))
-    before = f"-- {job.filename}\n{begin_sql(job, watch, 'true')};\n"
-    sent = Sent(source, start, text, before)
+    message = ahead.take(job) or message_of(held, job)
     async with rolled_back_on_failure(held.connection, job.filename):
         try:
             with notices(held.connection, job.filename), watch.over(job.filename):
-                async with file_sql(job, watch, if_lost(job), sent=sent):
-                    # The row first, so that a second runner waits on its key; COMMIT last, so that a failure anywhere
-                    # in the message leaves nothing of it.
-                    message = f"{before}{sendable(held.connection, text)}\n;{finish_sql(held, job)}"
-                    return await held.connection.execute(message) == STILL_OURS
+                async with file_sql(job, watch, if_lost(job), sent=message.sent):
+                    ahead.begin(partial(message_of, held))
+                    return await held.connection.execute(message.sql) == STILL_OURS
         except asyncio.CancelledError:
             if not await was_committed(held, job):
                 raise
             cancel_again()
             return False
+
+
+def message_of(held: Held, job: Job) -> Message:
+    """Return the message with all of a file. Raises FilesChanged.
+
+    The row first, so that a second runner waits on its key; COMMIT last, so that a failure anywhere in the message
+    leaves nothing of it.
+    """
+    source = job.migration.read()
+    start, text = next(parts(source, job.contents), (0, ""))
+    before = f"-- {job.filename}\n{begin_sql(job, None, 'true')};\n"
+    sql = f"{before}{sendable(held.connection, text)}\n;{finish_sql(held, job)}"
+    return Message(job, Sent(source, start, text, before), sql)
 
 
 async def send_in_three(held: Held, job: Job, watch: Watch, settled: MigrationFailed | None) -> bool:
@@ -161,8 +173,11 @@ async def begin(held: Held, job: Job, watch: Watch) -> None:
         raise StartOver("the migration lock was dropped")
 
 
-def begin_sql(job: Job, watch: Watch, condition: str, cleaning: str = "") -> str:
-    """Return the SQL that begins the transaction of a file and, on a condition, writes its row; its tag is RECORDED."""
+def begin_sql(job: Job, watch: Watch | None, condition: str, cleaning: str = "") -> str:
+    """Return the SQL that begins the transaction of a file and, on a condition, writes its row; its tag is RECORDED.
+
+    The watch is that of an earlier try, if there was one.
+    """
     return f"""
         BEGIN ISOLATION LEVEL {job.contents.isolation or USUAL_LEVEL}; {cleaning}
         {job.history.set_role_sql}

@@ -158,9 +158,9 @@ class Watch:
         return progress_text(progress) if progress else "at work"
 
     def lock_timeout_sql(self, usual: float, scope: str) -> str:
-        """Return the SQL that sets lock_timeout for the SESSION or the transaction (LOCAL)."""
+        """Return the SQL that sets a longer lock_timeout than the usual, where autovacuum is in the way."""
         if not self.is_autovacuum:
-            return f"SET {scope} lock_timeout = {milliseconds(usual)};"
+            return ""
         is_local = "true" if scope == "LOCAL" else "false"
         return LONG_ENOUGH.format(usual=milliseconds(usual), is_local=is_local)
 
