@@ -202,32 +202,37 @@ class History:
             kind = AccessRefused
         return kind(f"{doing}: {error} (SQLSTATE {state}); this is about the history table {self.name}")
 
-    def record_sql(self, migration: Migration, minimum_version: int | None, condition: str) -> str:
-        """Return the SQL that records `migration` as applied if `condition` holds; its tag counts the row."""
+    def record_sql(self, values: str, condition: str) -> str:
+        """Return the SQL that writes a row of such values if `condition` holds; its tag counts the row."""
         return f"""
-            INSERT INTO {self.name} (version, filename, applied_at, checksum, minimum_version)
-            SELECT {migration.version}, {quote_literal(migration.filename)}, pg_catalog.now(),
-                   {quote_literal(migration.checksum)}, {minimum_version or "NULL"}::bigint
-             WHERE {condition}"""
+            INSERT INTO {self.name} (version, filename, checksum, minimum_version, applied_at)
+            SELECT {values}, pg_catalog.now() WHERE {condition}"""
 
     def row_sql(self, migration: Migration) -> str:
         """Return the query for the row of `migration`, without columns."""
         return f"SELECT FROM {self.name} WHERE version = {migration.version}"
 
-    def verify_sql(self, migration: Migration) -> str:
-        """Return SQL that fails unless this transaction wrote the row of `migration`, and the table is still fit.
+    def verify_sql(self, version: int | str) -> str:
+        """Return SQL that fails unless this transaction wrote the row of `version`, and the table is still fit.
 
         It fails with one of FINDINGS. A COMMIT that the splitter could not see leaves a row with the xmin of an earlier
         transaction: so this asks for its own.
         """
         return f"""
+            WITH row AS (SELECT xmin, tableoid, {", ".join(TYPES)} FROM {self.name} WHERE version = {version})
             SELECT pg_catalog.set_config(CASE
                 WHEN pg_catalog.bool_or(NOT {IS_OF_THIS_TRANSACTION}) THEN {quote_literal(TRANSACTION_ENDED)}
                 WHEN pg_catalog.count(*) > 0 THEN {quote_literal(TABLE_CHANGED)}
                 WHEN pg_catalog.row_security_active({quote_literal(self.name)}) THEN {quote_literal(ROW_HIDDEN)}
                 ELSE {quote_literal(ROW_REMOVED)} END, '', true)
-              FROM {self.name} WHERE version = {migration.version}
+              FROM row
             HAVING pg_catalog.bool_and({IS_OF_THIS_TRANSACTION} AND {IS_FIT}) IS NOT TRUE"""
+
+
+def row_sql_values(migration: Migration, minimum_version: int | None) -> str:
+    """Return the values of the row that records `migration` as applied, but for the time."""
+    literals = quote_literal(migration.filename), quote_literal(migration.checksum)
+    return f"{migration.version}, {', '.join(literals)}, {minimum_version or 'NULL'}::bigint"
 
 
 def finding_in(error: asyncpg.PostgresError) -> str:

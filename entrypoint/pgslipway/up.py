@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
+from itertools import zip_longest
 from random import uniform
 from typing import TypeAlias
 
@@ -72,6 +73,6 @@ async def apply_pending(run: Run, connection: Connection) -> None:
             await apply.upgrade(run, held, jobs)
             is_ours = False  # until the end of the first file has told
             with apply.meanwhile() as ahead:
-                for job, following in zip(jobs, [*jobs[1:], None], strict=True):
+                for job, following in zip_longest(jobs, jobs[1:]):
                     ahead.following = following
                     is_ours = await apply.apply(run, held, job, ahead, at_once=is_ours)

@@ -52,7 +52,8 @@ async def apply(run: Run, held: Held, job: Job, ahead: Ahead, *, at_once: bool) 
             if not job.contents.transactional:
                 ahead.say()
                 return steps.apply(held, job, watch)
-            may = at_once and not job.contents.is_large and not is_told_apart(run, job)
+            is_short = not (job.contents.is_large or job.contents.drops_prepared)
+            may = at_once and is_short and not is_told_apart(run, job)
             return transaction.apply(held, job, watch, ahead, at_once=may)
 
         try:

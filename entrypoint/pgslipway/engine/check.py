@@ -69,6 +69,8 @@ REFUSED_OUTSIDE = {
 """The statements that a file without a transaction must not have."""
 UNICODE_NAME = re.compile(rb'U&"', re.IGNORECASE)
 EXTENSION = re.compile(r"CREATE EXTENSION (IF NOT EXISTS )?\S")
+DEALLOCATE = re.compile(rb"DEALLOCATE", re.IGNORECASE)
+"""Wherever it stands: in a block, or in a text that the file executes."""
 NO_TRANSACTION_LINE = re.compile(r"no-transaction", re.IGNORECASE)
 MINIMUM_VERSION = re.compile(r"minimum-version:(.*)", re.IGNORECASE)
 
@@ -88,6 +90,8 @@ class Contents:
     count: int = 0
     is_large: bool = False
     """It is sent in pieces."""
+    drops_prepared: bool = False
+    """It may drop statements of ours that are prepared."""
     pieces: list[int] = field(default_factory=list)
     """The first byte of each piece: statements of some PIECE bytes together, or a longer one alone."""
     session_state: list[Problem] = field(default_factory=list)
@@ -111,6 +115,7 @@ def check(migration: Migration, source: Source) -> Contents:
         refuse_nul(source)
         refuse_bom(source)
         take_directives(migration, source, contents)
+        contents.drops_prepared = not contents.is_large and DEALLOCATE.search(source) is not None
         if found := marker(source):
             contents.problems.append(at(*found))
         examine(source, contents, at)

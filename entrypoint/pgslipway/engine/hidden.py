@@ -10,7 +10,7 @@ import asyncpg
 
 from ..connect import Connection
 from ..errors import AccessRefused, HistoryConflict, Problem, SlipwayError
-from ..history import History
+from ..history import History, row_sql_values
 from ..question import table_name
 from ..quote import quote_literal
 from ..run import Run
@@ -57,7 +57,7 @@ async def is_filtered(connection: Connection, history: History, table: str = "")
 
 async def duplicate(connection: Connection, job: Job) -> asyncpg.UniqueViolationError | None:
     """Write the row of a file and take it back; return the refusal if its key is taken."""
-    row = job.history.record_sql(job.migration, job.contents.minimum_version, "true")
+    row = job.history.record_sql(row_sql_values(job.migration, job.contents.minimum_version), "true")
     try:
         await connection.execute(f"BEGIN; {job.history.look_sql} {row}")
     except asyncpg.UniqueViolationError as error:

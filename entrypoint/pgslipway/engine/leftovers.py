@@ -10,6 +10,10 @@ from ..question import APPLICATION_NAME
 from .lock import Held
 from .lock_sql import KEEP
 
+OURS = ("pgslipway_record", "pgslipway_verify", "pgslipway_settings", "pgslipway_end")
+"""The statements that `prepared` prepares."""
+NO_OTHERS = f"(SELECT pg_catalog.count(*) FROM pg_catalog.pg_prepared_statements) = {len(OURS)}"
+"""That no file has prepared a statement and left it, as long as ours are there."""
 PREPARED_AND_LOCKED = "DEALLOCATE ALL; SELECT pg_catalog.pg_advisory_unlock_all();"
 POOLED_NAME = f"SET application_name = '{APPLICATION_NAME}';"
 """A pooler takes over what RESET ALL makes of it; the watch and those who wait for us know us by it."""
@@ -39,7 +43,12 @@ def is_lent(held: Held) -> bool:
     return held.another is None
 
 
-def prepared_sql(held: Held) -> str:
+def keeps_prepared(held: Held) -> bool:
+    """Tell whether statements of ours may stay prepared: not on an application's connection, nor behind any pooler."""
+    return held.is_direct and not is_lent(held) and held.pid == held.connection.get_server_pid()
+
+
+def drop_prepared_sql(held: Held) -> str:
     """Return the SQL that drops all prepared statements, where none but a file's can be there."""
     return "" if is_lent(held) else "DEALLOCATE ALL;"
 
@@ -47,7 +56,7 @@ def prepared_sql(held: Held) -> str:
 def put_back_sql(held: Held) -> str:
     """Return the SQL that puts session state back at the end of a file's transaction."""
     if held.is_direct:
-        return PUT_BACK.format(prepared=prepared_sql(held), name=KEEP)
+        return PUT_BACK.format(prepared="" if keeps_prepared(held) else drop_prepared_sql(held), name=KEEP)
     return PUT_BACK.format(prepared=PREPARED_AND_LOCKED, name=POOLED_NAME)
 
 
@@ -57,7 +66,14 @@ def is_put_back_sql(held: Held, key: int) -> str:
     It drops the other advisory locks of a session of ours.
     """
     condition = ONLY_OURS.format(key=key) if held.is_direct else held.condition
-    return f"{condition} AND NOT EXISTS ({PREPARED})" if is_lent(held) else condition
+    if keeps_prepared(held):
+        nothing_left = NO_OTHERS
+    elif is_lent(held):
+        nothing_left = f"NOT EXISTS ({PREPARED})"
+    else:
+        return condition
+    # AND would ask the cheaper question first, and no lock would be dropped where that says no.
+    return f"CASE WHEN {condition} THEN {nothing_left} ELSE false END"
 
 
 async def drop_prepared(held: Held) -> None:

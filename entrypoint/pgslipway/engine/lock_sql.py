@@ -1,6 +1,9 @@
 """The SQL of the migration lock: trying, keeping and giving it back, and who holds it."""
 
 import hashlib
+from collections.abc import Mapping
+
+from ..quote import quote_literal
 
 IS_DIRECT = "SELECT 1 WHERE pg_catalog.pg_backend_pid() = {pid}"
 PID = "SELECT pg_catalog.pg_backend_pid() FROM pg_catalog.pg_class LIMIT 1"
@@ -11,18 +14,21 @@ TRY = "SELECT FROM pg_catalog.generate_series(1, CASE WHEN {lock} THEN 2 WHEN EX
 """Its tag is the answer: a simple query leaves no portal open, whose snapshot would stop concurrent index builds."""
 ANYTHING = "SELECT"
 """The query that says that something is pending."""
-LIFT_TIMEOUTS = """
-SELECT pg_catalog.set_config(name, '0', {is_local})
-  FROM (VALUES ('idle_in_transaction_session_timeout'), ('transaction_timeout'), ('statement_timeout')) AS t (name)
- WHERE pg_catalog.current_setting(name, true) IS NOT NULL;
-"""
-NO_TIMEOUTS = {
-    "LOCAL": LIFT_TIMEOUTS.format(is_local="true"),
-    "SESSION": LIFT_TIMEOUTS.format(is_local="false"),
-}
-"""Until the transaction ends, or the session; by a query, since older servers do not know all of them. The view of all
-settings would do as well, but takes ten times as long, and this is sent for each file."""
-BEGIN = f"BEGIN ISOLATION LEVEL READ COMMITTED; {NO_TIMEOUTS['LOCAL']}"
+# By a query, since older servers do not know all of them. The view of all settings would do as well, but takes ten
+# times as long, and this is sent for each file.
+SET = """
+SELECT pg_catalog.set_config(name, value, {is_local}) FROM (VALUES {pairs}) AS t (name, value)
+ WHERE pg_catalog.current_setting(name, true) IS NOT NULL"""
+LIFTED = {"idle_in_transaction_session_timeout": "0", "transaction_timeout": "0", "statement_timeout": "0"}
+
+
+def set_sql(settings: Mapping[str, str], scope: str) -> str:
+    """Return a query that sets such settings as the server knows, for the SESSION or the transaction (LOCAL)."""
+    pairs = ", ".join(f"({quote_literal(name)}, {quote_literal(value)})" for name, value in settings.items())
+    return SET.format(is_local="true" if scope == "LOCAL" else "false", pairs=pairs)
+
+
+BEGIN = f"BEGIN ISOLATION LEVEL READ COMMITTED; {set_sql(LIFTED, 'LOCAL')};"
 KEEP = "SET idle_session_timeout = 0;"
 """The server would end an idle session that holds the lock, as ours is before a busy file is tried again."""
 TRY_LOCK = "pg_catalog.pg_try_advisory_lock({key}) AND pg_catalog.pg_try_advisory_lock_shared({key})"

@@ -17,7 +17,7 @@ from ..history import TRANSACTION_ENDED, UNREADABLE, History, finding_in
 from ..migrations import Migration
 from ..quote import milliseconds
 from .check import Contents
-from .lock_sql import NO_TIMEOUTS
+from .lock_sql import LIFTED, set_sql
 from .message import Sent, explain
 from .sql import plain_comments
 from .watch import Watch
@@ -89,11 +89,16 @@ def settings(config: Config) -> dict[str, str]:
     }
 
 
-def settings_sql(config: Config, watch: Watch | None, scope: str) -> str:
-    """Return SQL for our settings, for the SESSION or the transaction (LOCAL)."""
+def settings_sql(config: Config, scope: str, watch: Watch | None = None) -> str:
+    """Return SQL for our settings, for the SESSION or the transaction (LOCAL); the watch has seen an earlier try."""
     longer = watch.lock_timeout_sql(config.ddl_lock_timeout, scope) if watch else ""
-    ours = "".join(f"SET {scope} {name} = '{value}';" for name, value in settings(config).items())
-    return f"{NO_TIMEOUTS[scope]} {ours} {longer}"
+    if scope == "LOCAL":  # for each file, so in one query
+        ours = set_sql({**LIFTED, **settings(config)}, scope)
+    else:
+        ours = "; ".join(
+            [set_sql(LIFTED, scope), *(f"SET {scope} {one} = '{v}'" for one, v in settings(config).items())]
+        )
+    return f"{ours}; {longer}" if longer else ours
 
 
 def sendable(connection: Connection, text: str) -> str:

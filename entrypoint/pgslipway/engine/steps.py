@@ -14,6 +14,7 @@ from functools import partial
 
 from ..errors import BadConfiguration, Busy, HalfDone, MigrationFailed, NotInTransaction, Problem, StartOver
 from ..files import Source
+from ..history import row_sql_values
 from ..quote import milliseconds
 from .check import EXTENSION_UPDATE, NEEDS_ROLE, OUTSIDE
 from .commits import MAY_COMMIT, commits_inside, has_committed, transaction_number
@@ -90,7 +91,7 @@ class SteppedFile:
         session = self.session
         await session.send(step.sent, step.line, f"{self.job.filename} is not done")
         if RESETS.match(step.statement.text):
-            await session.connection.execute(settings_sql(self.job.config, session.watch, "SESSION"))
+            await session.connection.execute(settings_sql(self.job.config, "SESSION", session.watch))
 
     # --- the statement in flight when an earlier run stopped --------------------------------------------------------
 
@@ -243,13 +244,14 @@ class SteppedFile:
     async def record(self) -> None:
         """Record the file as applied, take its rows out of the journal, and give the session back."""
         filename, history, session = self.job.filename, self.job.history, self.session
+        row = row_sql_values(self.job.migration, self.job.contents.minimum_version)
         command = f"""
             BEGIN;
             {history.set_role_sql}
             SET LOCAL lock_timeout = {milliseconds(self.job.config.ddl_lock_timeout)};
             {session.journal.clear_sql(self.job.migration.version)};
-            {history.record_sql(self.job.migration, self.job.contents.minimum_version, "true")};
-            {history.verify_sql(self.job.migration)};
+            {history.record_sql(row, "true")};
+            {history.verify_sql(self.job.migration.version)};
             RESET SESSION AUTHORIZATION;
             {put_back_sql(session.held)}
             COMMIT;

@@ -10,7 +10,7 @@ from ..driver_errors import BROKEN
 from ..errors import HistoryConflict, Problem, StartOver
 from ..quote import quote_name
 from .journal import Entry, Journal
-from .leftovers import CLEAN, have_it_read_as_sent
+from .leftovers import CLEAN, drop_prepared_sql, have_it_read_as_sent
 from .lock import Held
 from .lock_sql import KEEP
 from .message import Sent
@@ -60,7 +60,7 @@ class StepsSession:
     @property
     def begin_sql(self) -> str:
         """SQL that begins a transaction, with our settings and the role where the session does not have them."""
-        local = f"{self.job.history.set_role_sql} {settings_sql(self.job.config, self.watch, 'LOCAL')}"
+        local = f"{self.job.history.set_role_sql} {settings_sql(self.job.config, 'LOCAL', self.watch)};"
         return f"BEGIN ISOLATION LEVEL READ COMMITTED; {'' if self.held.is_direct else local}"
 
     @asynccontextmanager
@@ -73,7 +73,8 @@ class StepsSession:
         await have_it_read_as_sent(self.held)
         if self.held.is_direct:
             role = f"SET ROLE {quote_name(self.job.history.role)};" if self.job.history.role else ""
-            await self.connection.execute(f"{settings_sql(self.job.config, self.watch, 'SESSION')} {role}")
+            settings = settings_sql(self.job.config, "SESSION", self.watch)
+            await self.connection.execute(f"{drop_prepared_sql(self.held)} {settings}; {role}")
         try:
             yield
         except BaseException:

@@ -24,14 +24,12 @@ from .check import USUAL_LEVEL, Contents
 from .leftovers import (
     drop_prepared,
     have_it_read_as_sent,
-    is_put_back_sql,
     is_read_as_sent,
-    prepared_sql,
     put_back_sql,
 )
 from .lock import Held
-from .lock_sql import lock_key
 from .message import Sent
+from .prepared import Around, is_missing, plain, prepare_sql, short
 from .replay import SHORT, find
 from .sending import (
     STOP_TIMEOUT,
@@ -79,15 +77,18 @@ async def apply(held: Held, job: Job, watch: Watch, ahead: Ahead, *, at_once: bo
         return await send_in_three(held, job, watch, settled)
     except Unplaced as failure:
         if may_repeat(failure, started):
-            again = begin_sql(job, watch, held.condition, prepared_sql(held))
-            failure.args = (await find(held, job, again, failure),)
+            failure.args = (await find(held, job, begin_sql(held, job, watch), failure),)
         raise
 
 
 def may_repeat(failure: Unplaced, started: float) -> bool:
-    """Tell whether the file may be run again to learn more: not if something stopped it, nor if it takes long."""
+    """Tell whether the file may be run again to learn more: not if something stopped it, nor if it takes long.
+
+    Where it failed only since a statement of ours was gone, it may be run again in any case.
+    """
     state = getattr(failure.__cause__, "sqlstate", None) or ""
-    return state[:2] not in STOPPED and time.monotonic() - started < SHORT
+    is_short = time.monotonic() - started < SHORT
+    return is_missing(failure.__cause__) or (state[:2] not in STOPPED and is_short)
 
 
 def if_lost(job: Job) -> str:
@@ -122,8 +123,9 @@ def message_of(held: Held, job: Job) -> Message:
     """
     source = job.migration.read()
     start, text = next(parts(source, job.contents), (0, ""))
-    before = f"-- {job.filename}\n{begin_sql(job, None, 'true')};\n"
-    sql = f"{before}{sendable(held.connection, text)}\n;{finish_sql(held, job)}"
+    around = short(held, job)
+    before = f"-- {job.filename}\n{opening_sql(job)} {around.record};".ljust(around.width) + "\n"
+    sql = f"{before}{sendable(held.connection, text)}\n;{finish_sql(held, job, around)}"
     return Message(job, Sent(source, start, text, before), sql)
 
 
@@ -165,7 +167,7 @@ async def begin(held: Held, job: Job, watch: Watch) -> None:
     ):
         await drop_prepared(held)  # by an earlier try, whose ROLLBACK left them
         await have_it_read_as_sent(held)
-        tag = await held.connection.execute(begin_sql(job, watch, held.condition, prepared_sql(held)))
+        tag = await held.connection.execute(begin_sql(held, job, watch))
     if tag != RECORDED:
         if await held.is_ours():
             cause = f"a trigger or a row-level security policy on {job.history.name} lets no row in; remove it"
@@ -173,16 +175,15 @@ async def begin(held: Held, job: Job, watch: Watch) -> None:
         raise StartOver("the migration lock was dropped")
 
 
-def begin_sql(job: Job, watch: Watch | None, condition: str, cleaning: str = "") -> str:
-    """Return the SQL that begins the transaction of a file and, on a condition, writes its row; its tag is RECORDED.
+def opening_sql(job: Job) -> str:
+    """Return the SQL that begins the transaction of a file."""
+    return f"BEGIN ISOLATION LEVEL {job.contents.isolation or USUAL_LEVEL}; {job.history.set_role_sql}"
 
-    The watch is that of an earlier try, if there was one.
-    """
-    return f"""
-        BEGIN ISOLATION LEVEL {job.contents.isolation or USUAL_LEVEL}; {cleaning}
-        {job.history.set_role_sql}
-        {settings_sql(job.config, watch, "LOCAL")}
-        {job.history.record_sql(job.migration, job.contents.minimum_version, condition)}"""
+
+def begin_sql(held: Held, job: Job, watch: Watch) -> str:
+    """Return the first of three messages, which writes the row while the lock is ours; its tag is RECORDED then."""
+    around = plain(held, job, settings_sql(job.config, "LOCAL", watch), held.condition)
+    return f"{opening_sql(job)} {prepare_sql(held, job)} {around.record}"
 
 
 async def send(held: Held, job: Job, watch: Watch) -> None:
@@ -217,21 +218,21 @@ async def commit(held: Held, job: Job, watch: Watch) -> bool:
     Once COMMIT is sent its answer is awaited, also when we are cancelled meanwhile.
     """
     async with file_sql(job, watch, if_lost(job)):
-        return await see_through(held.connection.execute(finish_sql(held, job)), if_lost(job)) == STILL_OURS
+        finish = finish_sql(held, job, plain(held, job, "", "true"))
+        return await see_through(held.connection.execute(finish), if_lost(job)) == STILL_OURS
 
 
-def finish_sql(held: Held, job: Job) -> str:
+def finish_sql(held: Held, job: Job, around: Around) -> str:
     """Return the SQL that ends the transaction of a file; its tag is STILL_OURS if the lock is, and nothing is left.
 
     The row is checked after the deferred constraints, whose triggers are the file's last chance to touch it, and as
     the role that wrote it; only then the session is put back.
     """
-    key = lock_key(job.history.schema, job.history.table)
     return f"""
         SET CONSTRAINTS ALL IMMEDIATE;
         RESET SESSION AUTHORIZATION;
         {job.history.set_role_sql}
-        {job.history.verify_sql(job.migration)};
+        {around.verify};
         {put_back_sql(held)}
         COMMIT;
-        SELECT 1 WHERE {is_put_back_sql(held, key)}"""
+        {around.end}"""

@@ -59,7 +59,7 @@ SELECT p.what, p.phase, (100 * p.done / nullif(p.total, 0))::int AS percent
 # A lock_timeout above the time after which autovacuum gives way, unless waiting is unlimited anyway.
 LONG_ENOUGH = """
 SELECT pg_catalog.set_config('lock_timeout', greatest({usual}, setting::int + 500)::text, {is_local})
-  FROM pg_catalog.pg_settings WHERE name = 'deadlock_timeout' AND {usual} > 0;
+  FROM pg_catalog.pg_settings WHERE name = 'deadlock_timeout' AND {usual} > 0
 """
 POOLED = """
 a.application_name = 'pgslipway' AND a.state = 'active' AND a.pid <> pg_catalog.pg_backend_pid()
