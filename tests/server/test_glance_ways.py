@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from looks import NOTHING_SAID, look
-from servers import IN_CLEAR, LOCALHOST, pgbouncer
+from pgslipway import glance
+from pgslipway.signals import Stop
+from servers import IN_CLEAR, LOCALHOST, pgbouncer, silent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -157,3 +160,85 @@ async def test_pooler_is_asked_like_a_server(
     with pgbouncer(database.server, pool_mode=mode, default_pool_size=2) as pooler:
         for _ in range(5):
             await assert_seen(environ | {"PGPORT": str(pooler.port)})
+
+
+# --- what the driver reads by itself ------------------------------------------------------------------------------
+
+BROKEN = "-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n"
+
+
+@pytest.fixture
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The home folder of this process."""
+    (path := tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(path))
+    return path
+
+
+async def test_files_of_the_home_folder_are_left_to_the_driver(
+    database: Database, folder: Folder, slipway: Slipway, house: Path
+) -> None:
+    environ = await applied(slipway, database, folder)
+    await assert_seen(environ)
+
+    (house / ".pgpass").write_text("localhost:5432\n")
+    await assert_seen(environ)
+    assert await look({name: value for name, value in environ.items() if name != "PGPASSWORD"}) == NOTHING_SAID
+
+    (house / ".postgresql").mkdir()
+    (house / ".postgresql/postgresql.crt").write_text(BROKEN)
+    assert await look(environ) == NOTHING_SAID
+    await assert_seen(environ | {"PGSSLMODE": "disable"})
+
+
+async def test_home_folder_that_cannot_be_looked_at_is_left_to_the_driver(
+    database: Database, folder: Folder, slipway: Slipway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name is too long here; where another user's is closed, the driver fails as well."""
+    environ = await applied(slipway, database, folder)
+    monkeypatch.setenv("HOME", "/" + "x" * 300)
+
+    assert await look(environ) == NOTHING_SAID
+
+
+async def test_file_of_tls_is_left_to_the_driver_at_a_socket_too(
+    home: Cluster, folder: Folder, slipway: Slipway, tmp_path: Path
+) -> None:
+    environ = await applied(slipway, home.database, folder) | {"PGHOST": "/tmp"}
+    (broken := tmp_path / "broken.pem").write_text(BROKEN)
+
+    assert await look(environ | {"PGSSLMODE": "require", "PGSSLROOTCERT": str(broken)}) == NOTHING_SAID
+    assert await look(environ | {"PGSSLMODE": "verify-full"}) == NOTHING_SAID
+    assert await look(environ | {"PGSSLMODE": "prefer"}) == NOTHING_SAID
+
+
+async def test_address_beside_the_folder_of_a_socket_is_refused(
+    home: Cluster, folder: Folder, slipway: Slipway
+) -> None:
+    """libpq would take the address, the driver the socket, and TLS the name."""
+    environ = await applied(slipway, home.database, folder) | {"PGHOST": "/tmp", "PGHOSTADDR": LOCALHOST}
+
+    finished = await asyncio.to_thread(slipway, env=environ, migrations=folder({}))
+
+    assert await look(environ) == NOTHING_SAID
+    assert finished.code == 20, finished
+    assert "PGHOSTADDR: expected no address where PGHOST has the folder of a socket" in finished.err
+
+
+@pytest.mark.parametrize("host", ["1.2.3.400", "300.300.300.300", "::1%nowhere"])
+async def test_name_that_looks_like_an_address_is_not_asked_of_anybody(host: str, folder: Folder) -> None:
+    environ = {"PGHOST": host, "PGUSER": "u", "MIGRATE_DIR": str(folder(FILES))}
+
+    assert await look(environ) == NOTHING_SAID
+
+
+async def test_only_a_server_that_said_nothing_was_waited_for(database: Database, folder: Folder) -> None:
+    environ = database.environ | {"MIGRATE_DIR": str(folder(FILES))}
+
+    def waited(**other: str) -> float:
+        return glance.glance([], environ | other, Stop(), time.monotonic())[1]
+
+    with silent() as port:
+        assert await asyncio.to_thread(waited, PGPORT=str(port), MIGRATE_WAIT_TIMEOUT="200ms") > 0
+    assert await asyncio.to_thread(waited) == 0
+    assert await asyncio.to_thread(waited, PGPASSWORD="wrong") == 0

@@ -179,6 +179,23 @@ async def test_signal_while_connecting_to_a_silent_host_ends_the_run(
         assert_stopped(*await stop(process, sig), code)
 
 
+async def test_signal_while_a_setting_is_read_ends_with_an_outcome(
+    folder: Folder, slipway: Slipway, tmp_path: Path
+) -> None:
+    """Nobody writes to the pipe, and no signal ends such a read: the alarm does."""
+    os.mkfifo(tmp_path / "password")
+    environ = {"PGHOST": "127.0.0.1", "PGUSER": "u", "PGPASSWORD_FILE": str(tmp_path / "password")}
+    process = slipway.start(env=environ, migrations=folder({"001_a.sql": ""}))
+    await asyncio.to_thread(until, lambda: is_opening_a_pipe(process), "the pipe to be opened")
+
+    assert_stopped(*await stop(process, signal.SIGTERM))
+
+
+def is_opening_a_pipe(process: Process) -> bool:
+    """Whether the process waits for somebody to open the other end."""
+    return "wait_for_partner" in Path(f"/proc/{process.pid}/wchan").read_text()
+
+
 def has_handler(process: Process) -> bool:
     """Whether the process catches SIGTERM, by its mask in /proc."""
     status = Path(f"/proc/{process.pid}/status").read_text()
