@@ -1,11 +1,12 @@
 """The process: signals first, a glance, else the program; and its exit code, since nothing else ends the process."""
 
 import gc
-import os
+import posix
 import sys
 from time import monotonic
 
 from .signals import install
+from .system import environment
 
 stop = install()
 started = monotonic()
@@ -21,13 +22,13 @@ def main() -> "NoReturn":
     gc.disable()  # the imported modules stay: looking for garbage in them is a tenth of a start
     from .glance import glance  # a signal that comes meanwhile is noted
 
-    code, waited = glance(sys.argv[1:], os.environ, stop, started)
+    code, waited = glance(sys.argv[1:], environment(), stop, started)
     if code is None:
         from .program import run_command  # most of a start with something to do
 
         gc.freeze()
         gc.enable()
-        code = run_command(sys.argv[1:], os.environ, stop, started, waited)
+        code = run_command(sys.argv[1:], environment(), stop, started, waited)
     leave(code)
 
 
@@ -35,7 +36,7 @@ def have_streams() -> None:
     """Open what was closed before the start: the next file or connection would take its number, and get the log."""
     for number, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.open(os.devnull, os.O_RDWR), "r" if number == 0 else "w"))  # noqa: SIM115
+            setattr(sys, name, open(posix.open("/dev/null", posix.O_RDWR), "r" if number == 0 else "w"))  # noqa: SIM115
 
 
 def leave(code: int) -> "NoReturn":
@@ -45,7 +46,7 @@ def leave(code: int) -> "NoReturn":
             stream.flush()
         except (OSError, ValueError):  # closed, or the reader has gone
             continue
-    os._exit(code)
+    posix._exit(code)
 
 
 if __name__ == "__main__":

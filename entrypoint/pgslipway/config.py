@@ -1,13 +1,15 @@
 """The environment and the flags, as one value; the only place that knows the names of the settings. No heavy import."""
 
-import os
+import posix
 
 from . import libpq
 from .settings import choice, duration, given, login_name, name, path_text, redact
+from .system import exists
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from os import PathLike
     from typing import Any, Self
 
 SOCKETS = ("/run/postgresql", "/var/run/postgresql", "/tmp", "/private/tmp")  # noqa: S108
@@ -69,7 +71,7 @@ class Location:
         """Return each host, the name or address to reach it by, and its port; without a host, where libpq looks."""
         hosts, ports = libpq.host_list(self.libpq)
         if not hosts:
-            sockets = [folder for folder in SOCKETS if os.path.exists(f"{folder}/.s.PGSQL.{ports[0]}")]
+            sockets = [folder for folder in SOCKETS if exists(f"{folder}/.s.PGSQL.{ports[0]}")]
             hosts, ports = [*sockets, "localhost"], ports * (len(sockets) + 1)
         names = self.libpq["PGHOSTADDR"].split(",") if "PGHOSTADDR" in self.libpq else hosts
         return [(host, name or host, port) for host, name, port in zip(hosts, names, ports, strict=True)]
@@ -196,13 +198,13 @@ def path_in(environ: "Mapping[str, str]", variable: str, default: str = "") -> s
     return environ.get(variable) or default or None
 
 
-def from_keywords(folder: "str | os.PathLike[str]", **keywords: "Any") -> Config:
+def from_keywords(folder: "str | PathLike[str]", **keywords: "Any") -> Config:
     """Return the settings given as keywords, timeouts as numbers of seconds. Raises ValueError for a bad one."""
     for key, value in keywords.items():
         text = f"{value:.9f}s" if isinstance(value, int | float) else value
         if text is not None:
             converted(f"MIGRATE_{key.upper()}", text, is_shown=True)
-    return Config(dir=os.fspath(folder), **keywords)
+    return Config(dir=posix.fspath(folder), **keywords)
 
 
 def converted(variable: str, value: str, *, is_shown: bool) -> "Any":

@@ -12,8 +12,7 @@ import asyncpg
 from .config import Location
 from .driver_errors import NO_ANSWER, describe, nobody_answered
 from .errors import BadConfiguration
-from .libpq import HONOURED
-from .question import APPLICATION_NAME
+from .libpq import APPLICATION_NAME, HONOURED
 from .settings import bracketed, is_address
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ Plain strings and tuples, and no heavy import: a start with nothing to do gets n
 """
 
 import io
-import os
+import posix
 from _hashlib import openssl_sha256 as sha256
 
 from .errors import BadMigrations, Problem
@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from mmap import mmap  # noqa: F401  # in the quoted type
+    from os import DirEntry
     from typing import TypeAlias
 
 HOW_TO_NAME = "name it <version>_<description>.sql, such as 007_add_orders.sql"
@@ -22,6 +23,8 @@ BOM = b"\xef\xbb\xbf"
 LARGE = 1 << 20
 """Bytes above which a file is mapped, not read, and sent in pieces."""
 CHUNK = 1 << 16
+START = 0
+"""SEEK_SET."""
 
 Source: "TypeAlias" = "bytes | mmap"
 Found: "TypeAlias" = tuple[int, str, str, str]
@@ -35,7 +38,7 @@ def discover(folder: str) -> list[Found]:
     skipping a file silently would deploy code without its schema.
     """
     try:
-        with os.scandir(folder) as entries:
+        with posix.scandir(folder) as entries:
             files = {entry.name: entry for entry in entries if is_sql(entry.name)}
     except OSError as error:
         raise BadMigrations(f"{folder}: {error.strerror}; MIGRATE_DIR must be the folder of migrations") from error
@@ -61,7 +64,7 @@ def is_sql(name: str) -> bool:
     return lower.endswith(".sql") and not lower.endswith(".down.sql") and not name.startswith(".")
 
 
-def load(name: str, entry: "os.DirEntry[str]") -> Found:
+def load(name: str, entry: "DirEntry[str]") -> Found:
     """Return the migration in the file at `entry`, or raise BadMigrations."""
     digits, _, rest = name.partition("_")
     is_version = digits.isdecimal() and digits.isascii()
@@ -92,19 +95,19 @@ def read(path: str) -> tuple[Source, str]:
     UnicodeDecodeError for what is not UTF-8. A small file gets neither a file object nor a decoder: of 10,000 files
     each takes half as long then.
     """
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = posix.open(path, posix.O_RDONLY)
     try:
-        source = os.read(descriptor, CHUNK)
-        while len(source) <= LARGE and (more := os.read(descriptor, CHUNK)):
+        source = posix.read(descriptor, CHUNK)
+        while len(source) <= LARGE and (more := posix.read(descriptor, CHUNK)):
             source += more
         if len(source) > LARGE:
             from mmap import ACCESS_READ, mmap  # most folders have no such file
 
-            os.lseek(descriptor, 0, os.SEEK_SET)
-            chunks = iter(lambda: os.read(descriptor, CHUNK), b"")
+            posix.lseek(descriptor, 0, START)
+            chunks = iter(lambda: posix.read(descriptor, CHUNK), b"")
             return mmap(descriptor, 0, access=ACCESS_READ), checksum_of_large(chunks)
     finally:
-        os.close(descriptor)
+        posix.close(descriptor)
     text = source
     if not source.isascii():
         source.decode()  # which raises

@@ -1,7 +1,5 @@
 """Where Postgres is: DATABASE_URL and libpq's own variables, read as one; plain functions, without a heavy import."""
 
-import os
-
 from .settings import (
     bracketed,
     decoded,
@@ -17,6 +15,7 @@ from .settings import (
     system_roots,
     unreplaced,
 )
+from .system import is_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,6 +69,7 @@ CHOICES = {
 SYSTEM_ROOTS = ("PGSSLROOTCERT", "system")
 """Stands for the authorities that this system trusts, since libpq 16."""
 DEFAULT_PORT = "5432"
+APPLICATION_NAME = "pgslipway"
 NO_BUNDLE = "this system has no bundle of authorities; give the path of one, or SSL_CERT_FILE"
 NO_FILE = "no such file, or none that may be looked at; give the path of one"
 MALFORMED_URL = (
@@ -199,7 +199,7 @@ def file_problems(given: "Mapping[str, str]") -> "Iterator[tuple[str, str, str]]
         path = given.get(variable)
         if path is None or (variable, path) == SYSTEM_ROOTS:
             continue
-        if not os.path.isfile(path):
+        if not is_file(path):
             yield variable, f"{shown(path)} {NO_FILE}".strip(), ""
         elif variable != "PGPASSFILE" and not is_pem(path):
             yield variable, f"{path}: nothing in PEM format in this file, or it may not be read", ""

@@ -4,12 +4,13 @@ It reaches the server that the driver would reach, and believes it where the dri
 Unusual or OSError, in bounded time and memory.
 """
 
-import os
+import posix
 from _socket import AF_UNIX, AI_NUMERICHOST, IPPROTO_TCP, SHUT_RDWR, SOCK_STREAM, TCP_NODELAY, getaddrinfo, socket
 from _thread import allocate_lock, start_new_thread
 from time import monotonic
 
 from .settings import is_address
+from .system import home
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,10 +93,10 @@ class Line:
         has_tls = self.location.sslmode != "disable"
         is_local = any(host.startswith("/") for host, _, _ in self.location.places())
         if (
-            (has_tls and not is_absent("~/.postgresql"))
+            (has_tls and not is_absent(".postgresql"))
             or (has_tls and self.location.sslmode.startswith("verify") and "PGSSLROOTCERT" not in given)
             or (has_tls and is_local and not given.keys().isdisjoint({"PGSSLMODE", "PGSSLROOTCERT"}))
-            or ("PGPASSWORD" not in given and not is_absent("~/.pgpass"))
+            or ("PGPASSWORD" not in given and not is_absent(".pgpass"))
         ):
             raise Unusual
 
@@ -181,9 +182,11 @@ class Line:
 
 
 def is_absent(path: str) -> bool:
-    """Tell whether there is surely no such file; the driver fails where it may not look."""
+    """Tell whether there is surely no such file in the home folder; the driver fails where it may not look."""
+    if (folder := home()) is None:
+        return True
     try:
-        os.stat(os.path.expanduser(path))
+        posix.stat(f"{folder}/{path}")
     except (FileNotFoundError, NotADirectoryError):
         return True
     except OSError:

@@ -4,7 +4,6 @@
 """
 
 import sys
-from _json import encode_basestring, make_encoder
 from time import gmtime, strftime, time
 
 from .words import ESCAPED_IN_JSON, visible
@@ -21,12 +20,14 @@ if TYPE_CHECKING:
 
 NO_CHECK_FOR_CIRCLES = None
 NO_INDENT = None
-ENCODE = make_encoder(NO_CHECK_FOR_CIRCLES, str, encode_basestring, NO_INDENT, ": ", ", ", False, False, True)
 
 
 def to_json(value: "Any") -> str:
     """Return a value as JSON, as `json.dumps(value, ensure_ascii=False, default=str)` does."""
-    return "".join(ENCODE(value, 0))
+    from _json import encode_basestring, make_encoder
+
+    encode = make_encoder(NO_CHECK_FOR_CIRCLES, str, encode_basestring, NO_INDENT, ": ", ", ", False, False, True)
+    return "".join(encode(value, 0))
 
 
 def text_line(seconds: float, level: str, message: str) -> str:

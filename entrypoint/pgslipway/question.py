@@ -8,8 +8,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-APPLICATION_NAME = "pgslipway"
-"""The name of our sessions."""
 LOOK_TIMEOUT = 5.0
 """Seconds that a look at the history may wait for somebody who has locked it."""
 UP_TO_DATE = "SELECT 0"

@@ -1,6 +1,6 @@
 """How a run ended, said to everybody who wants to know: the log, Kubernetes, GitHub."""
 
-import os
+from .system import exists
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def finish(outcome: "Outcome", config: "Config", log: "Log") -> int:
 
 def write_outcome(outcome: "Outcome", path: str | None, log: "Log") -> None:
     """Write the outcome to `path`, or to Kubernetes's default place if that exists; never fails."""
-    if path is None and not os.path.exists(TERMINATION_LOG):
+    if path is None and not exists(TERMINATION_LOG):
         return
     path = path or TERMINATION_LOG
     try:

@@ -1,6 +1,6 @@
 """SCRAM-SHA-256 as a client, without channel binding: RFC 5802 and 7677, by the functions of OpenSSL."""
 
-import os
+import posix
 from _hashlib import hmac_digest, openssl_sha256, pbkdf2_hmac
 from binascii import a2b_base64, b2a_base64
 
@@ -16,7 +16,7 @@ class Scram:
     def __init__(self, password: bytes) -> None:
         """Begin, with a password that SASLprep leaves as it is, as it does any of printable ASCII."""
         self.password = password
-        self.nonce = b2a_base64(os.urandom(18), newline=False)
+        self.nonce = b2a_base64(posix.urandom(18), newline=False)
         self.first = b"n,,n=,r=" + self.nonce
         self.expected = b""
         """The server's last message, if it knows the password as well."""

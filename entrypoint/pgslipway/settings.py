@@ -1,7 +1,9 @@
 """The text of a setting, from a variable or a file, and its value: plain functions, without a heavy import."""
 
-import os
-import stat
+import posix
+from _stat import S_ISREG
+
+from .system import environment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -180,7 +182,7 @@ def contents(path: str) -> bytes:
         return FROM_PIPES[path]
     with open(path, "rb") as file:
         content = file.read()
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        if not S_ISREG(posix.fstat(file.fileno()).st_mode):
             FROM_PIPES[path] = content
     return content
 
@@ -221,11 +223,11 @@ def system_roots() -> str:
 
 def login_name() -> str | None:
     """Return the name of the user that this process runs as, if the system knows one."""
-    if name := next(filter(None, map(os.environ.get, USER_VARIABLES)), None):
+    if name := next(filter(None, map(environment().get, USER_VARIABLES)), None):
         return name
     import pwd  # in a container there may be no such file, and most have PGUSER
 
     try:
-        return pwd.getpwuid(os.getuid()).pw_name
+        return pwd.getpwuid(posix.getuid()).pw_name
     except KeyError:
         return None

@@ -1,6 +1,6 @@
 """SIGINT and SIGTERM: noted before anything else runs, and obeyed within seconds whatever the server does."""
 
-import os
+import posix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Stop:
             self.is_overdue = True
             signal.setitimer(signal.ITIMER_REAL, REPORT_SECONDS)
             self.report()
-        os._exit(128 + self.signum)
+        posix._exit(128 + self.signum)
 
 
 def install() -> Stop:

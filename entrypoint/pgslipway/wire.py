@@ -4,8 +4,8 @@ The messages: https://www.postgresql.org/docs/current/protocol-message-formats.h
 Unusual, or the errors of a line.
 """
 
+from .libpq import APPLICATION_NAME
 from .line import Line, Unusual
-from .question import APPLICATION_NAME
 
 LONGEST_MESSAGE = 1 << 16
 STARTUP, SSL_REQUEST = (196608).to_bytes(4, "big"), (80877103).to_bytes(4, "big")

@@ -23,10 +23,23 @@ MOST_FRAMES = 8
 CLI = {"pgslipway.cli"}
 GLANCE = {
     "__main__", "config", "errors", "files", "glance", "libpq", "line", "lines", "outcome", "question", "quote",
-    "report", "scram", "settings", "signals", "wire", "words",
+    "report", "scram", "settings", "signals", "system", "wire", "words",
 }  # fmt: skip
 """Our modules of a start with nothing to do."""
-HEAVY = {"asyncio", "asyncpg", "dataclasses", "enum", "json", "logging", "pathlib", "re", "socket", "ssl", "typing"}
+HEAVY = {
+    "asyncio",
+    "asyncpg",
+    "dataclasses",
+    "enum",
+    "json",
+    "logging",
+    "os",
+    "pathlib",
+    "re",
+    "socket",
+    "ssl",
+    "typing",
+}
 START = "import sys; sys.path[:0] = {path!r}; from pgslipway.__main__ import main; main()"
 """As the image's /usr/bin/pgslipway; with -IS, which leaves out what Python itself would load."""
 

@@ -6,7 +6,7 @@ the current value of a sequence of an earlier file.
 """
 
 from ..connect import Connection
-from ..question import APPLICATION_NAME
+from ..libpq import APPLICATION_NAME
 from .lock import Held
 from .lock_sql import KEEP
 
