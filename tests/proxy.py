@@ -162,9 +162,11 @@ class Proxy:
         assert task
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        with suppress(ConnectionError, asyncio.CancelledError):
-            await self._relay(client, to_client)
-        to_client.close()
+        try:
+            with suppress(OSError, asyncio.CancelledError):  # ENOTCONN too, where one end was reset meanwhile
+                await self._relay(client, to_client)
+        finally:
+            to_client.close()
 
     async def _relay(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         raise NotImplementedError

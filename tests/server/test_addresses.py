@@ -40,10 +40,11 @@ def known(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     """The addresses of names; all names that are not in it are unknown."""
     names: dict[str, list[str]] = {}
 
-    def getaddrinfo(name: str, port: int, *_: Any, **__: Any) -> list[Any]:
-        if name not in names:
+    def getaddrinfo(name: str | bytes, port: int, *_: Any, **__: Any) -> list[Any]:
+        found = names.get(name.decode() if isinstance(name, bytes) else name)
+        if found is None:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in names[name]]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in found]
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     return names

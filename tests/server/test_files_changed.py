@@ -6,6 +6,7 @@ In such a volume every file is a link into `..data`, which is itself a link, and
 from __future__ import annotations
 
 import asyncio
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -112,7 +113,10 @@ async def test_files_that_came_while_another_runner_applied_the_others_are_appli
         waiter = slipway.start(env=database.environ, migrations=volume.folder)
         await asyncio.to_thread(waiter.wait_for_log, "waiting for the migration lock")
         volume(FILES | {"003_c.sql": NEW})
-        await database.execute("INSERT INTO schema_migrations (version, filename) VALUES (2, '002_b.sql')")
+        checksum = sha256(FILES["002_b.sql"].encode()).hexdigest()
+        await database.execute(
+            f"INSERT INTO schema_migrations (version, filename, checksum) VALUES (2, '002_b.sql', '{checksum}')"
+        )
         await asyncio.to_thread(waiter.wait_for_log, "starting over")
     finished = await asyncio.to_thread(waiter.finish)
 

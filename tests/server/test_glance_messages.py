@@ -47,6 +47,12 @@ def garbage(message: Message) -> bytes:
     return random.Random(len(message.raw)).randbytes(len(message.raw))
 
 
+def turned(message: Message) -> bytes:
+    """One bit of it is another one: of the last byte but two, since the last ones of a list have no meaning."""
+    place = max(len(message.raw) - 3, 0)
+    return message.raw[:place] + bytes([message.raw[place] ^ 1]) + message.raw[place + 1 :]
+
+
 ALTERED: dict[str, Callable[[Message], bytes]] = {
     "garbage": garbage,
     "an error": lambda message: b"E" + message.raw[1:],
@@ -57,7 +63,7 @@ ALTERED: dict[str, Callable[[Message], bytes]] = {
     "without its end": lambda message: with_length(message, len(message.body) + 3)[:-1],
     "nothing": lambda _: b"",
     "twice": lambda message: message.raw * 2,
-    "a bit turned": lambda message: message.raw[:-3] + bytes([message.raw[-3] ^ 1]) + message.raw[-2:],
+    "a bit turned": turned,
 }
 
 
