@@ -8,8 +8,7 @@ from math import inf
 from typing import TypeVar
 
 from .config import Config, Location
-from .dial import Connection as Connection
-from .dial import open_connection
+from .dial import Connection, open_connection
 from .driver_errors import BROKEN, NO_ANSWER, RETRIED, describe, heals, verdict
 from .errors import AccessRefused, BadConfiguration, DatabaseUnavailable, NotYet, SlipwayError
 

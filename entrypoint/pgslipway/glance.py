@@ -6,7 +6,7 @@ it says nothing, and the program runs as if nobody had looked. It never writes.
 
 from time import monotonic
 
-from .config import DEFAULTS, from_environ
+from .config import DEFAULTS, Location, from_environ
 from .line import Line
 from .lines import to_stderr
 from .outcome import Outcome
@@ -43,13 +43,13 @@ def glance(
     command = arguments[0] if arguments else "up"
     if len(arguments) > 1 or command not in COMMANDS:
         return None, 0.0
-    log_as = from_environ(environ, {}, needs_database=False)
+    config = from_environ(environ, {}, defaults=DEFAULTS.get(command), needs_database=False)
 
     def end(exit_code: int, result: str, message: str) -> int:
         stop.report = note
         seconds = monotonic() - started
         outcome = Outcome(exit_code=exit_code, result=result, message=message, seconds=seconds)
-        return finish(outcome, log_as, to_stderr(log_as))
+        return finish(outcome, config, to_stderr(config))
 
     def report() -> int:
         from .errors import Stopped
@@ -58,7 +58,7 @@ def glance(
         return end(stopped.exit_code, stopped.result, str(stopped))
 
     stop.report = report
-    config = from_environ(environ, {}, defaults=DEFAULTS.get(command))
+    config = config.but(location=Location(environ))
     filenames, waited = look(config, config.role if command == "up" else None, stop)
     if not filenames or stop.signum:
         return None, waited
@@ -69,7 +69,7 @@ def glance(
 def look(config: "Config", role: str | None, stop: "Stop") -> tuple[list[str] | None, float]:
     """Return the names of the migrations if the history has exactly them, else None; and the seconds in vain."""
     location, began = config.location, monotonic()
-    if config.problems or not location or not location.libpq.keys() <= HONOURED:
+    if config.problems or not location or location.problems or not location.libpq.keys() <= HONOURED:
         return None, 0.0
     line = Line(location, began + min(LONGEST, config.wait_timeout or LONGEST))
     stop.action = line.interrupt

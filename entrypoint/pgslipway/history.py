@@ -12,7 +12,7 @@ from itertools import product
 import asyncpg
 
 from . import question
-from .connect import Connection
+from .dial import Connection
 from .driver_errors import HEALING, made_once
 from .errors import AccessRefused, DatabaseUnavailable, HistoryConflict, SlipwayError
 from .migrations import Applied, Migration

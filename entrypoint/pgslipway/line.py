@@ -72,8 +72,9 @@ class Line:
 
     def dial(self) -> None:
         """Connect to the first address that accepts, in the program's order."""
-        self.leave_files_of_the_driver()
-        for host, family, address in self.addresses():
+        places = self.location.places()
+        self.leave_files_of_the_driver(places)
+        for host, family, address in self.addresses(places):
             try:
                 self.host, self.socket = host, (line := Socket(family, SOCK_STREAM))
                 line.settimeout(self.left())
@@ -87,11 +88,11 @@ class Line:
             return
         raise Unusual
 
-    def leave_files_of_the_driver(self) -> None:
+    def leave_files_of_the_driver(self, places: list[tuple[str, str, int]]) -> None:
         """Raise Unusual where the driver looks at files of its own: in a home folder, or for TLS over a socket."""
         given = self.location.libpq
         has_tls = self.location.sslmode != "disable"
-        is_local = any(host.startswith("/") for host, _, _ in self.location.places())
+        is_local = any(host.startswith("/") for host, _, _ in places)
         if (
             (has_tls and not is_absent(".postgresql"))
             or (has_tls and self.location.sslmode.startswith("verify") and "PGSSLROOTCERT" not in given)
@@ -100,11 +101,11 @@ class Line:
         ):
             raise Unusual
 
-    def addresses(self) -> "Iterator[tuple[str, int, Any]]":
+    def addresses(self, places: list[tuple[str, str, int]]) -> "Iterator[tuple[str, int, Any]]":
         """Yield each host, and the family and the address to reach it by; one of several that were given is unusual."""
         if any("," in self.location.libpq.get(variable, "") for variable in ("PGHOST", "PGHOSTADDR")):
             raise Unusual
-        for host, name, port in self.location.places():
+        for host, name, port in places:
             if name.startswith("/"):
                 yield host, AF_UNIX, f"{name}/.s.PGSQL.{port}"
             else:

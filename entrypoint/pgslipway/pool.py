@@ -6,7 +6,7 @@ from functools import partial
 
 import asyncpg
 
-from .connect import Connection
+from .dial import Connection
 from .driver_errors import BROKEN, describe, verdict
 from .engine.sending import own_sql
 from .errors import BadConfiguration, DatabaseUnavailable

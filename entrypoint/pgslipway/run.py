@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import asyncpg
 
 from .config import Config
-from .connect import Connection
+from .dial import Connection
 from .errors import BadConfiguration, DatabaseUnavailable, FilesChanged, Locked, NewSession, Problem, StartOver
 from .history import History
 from .migrations import CHANGED, Migration, discover

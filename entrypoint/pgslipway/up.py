@@ -10,7 +10,8 @@ from random import uniform
 from typing import TypeAlias
 
 from .config import Config
-from .connect import Connection, connect
+from .connect import connect
+from .dial import Connection
 from .errors import FilesChanged, StartOver
 from .migrations import discover
 from .run import Run

@@ -5,7 +5,8 @@ import logging
 import asyncpg
 
 from .config import Config
-from .connect import Connection, connect
+from .connect import connect
+from .dial import Connection
 from .errors import AccessRefused, DatabaseUnavailable, FilesChanged, NotYet
 from .migrations import discover
 from .run import Run

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
-from ..connect import Connection, connect
+from ..connect import connect
+from ..dial import Connection
 from ..engine.check import check as check_file
 from ..engine.preflight import preview
 from ..errors import BadMigrations, NotYet

@@ -3,7 +3,7 @@
 import re
 from itertools import pairwise
 
-from ..connect import Connection
+from ..dial import Connection
 from .sql import BLANK, SqlError, tokens
 
 MAY_COMMIT = re.compile(r"(CALL|DO)\b", re.IGNORECASE)

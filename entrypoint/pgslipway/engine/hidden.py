@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import asyncpg
 
-from ..connect import Connection
+from ..dial import Connection
 from ..errors import AccessRefused, HistoryConflict, Problem, SlipwayError
 from ..history import History, row_sql_values
 from ..question import table_name

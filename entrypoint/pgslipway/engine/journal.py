@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeAlias
 
-from ..connect import Connection
+from ..dial import Connection
 from ..driver_errors import made_once
 from ..errors import HistoryConflict
 from ..history import ON_PRIMARY, UNREADABLE, History

@@ -5,7 +5,7 @@ session. So no file finds a setting, a role, a temporary table, a cursor, a prep
 the current value of a sequence of an earlier file.
 """
 
-from ..connect import Connection
+from ..dial import Connection
 from ..libpq import APPLICATION_NAME
 from .lock import Held
 from .lock_sql import KEEP

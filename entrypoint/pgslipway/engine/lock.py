@@ -18,7 +18,8 @@ import asyncpg
 from tenacity import AsyncRetrying, RetryError, retry_if_result, stop_after_delay
 
 from ..config import Config
-from ..connect import ATTEMPT_TIMEOUT, Connection, close, connect, open_another, reconnect
+from ..connect import ATTEMPT_TIMEOUT, close, connect, open_another, reconnect
+from ..dial import Connection
 from ..driver_errors import BROKEN
 from ..errors import BadConfiguration, DatabaseUnavailable, Locked
 from ..history import UNREADABLE, History

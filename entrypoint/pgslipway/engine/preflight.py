@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from ..connect import Connection
+from ..dial import Connection
 from ..errors import AccessRefused, BadConfiguration, BadMigrations, Problem
 from ..migrations import Applied, Migration
 from ..run import Run

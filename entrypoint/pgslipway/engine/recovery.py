@@ -13,7 +13,7 @@ from math import inf
 
 from tenacity import AsyncRetrying, RetryError, retry_if_result, stop_after_delay, wait_fixed
 
-from ..connect import Connection
+from ..dial import Connection
 from ..errors import Locked, Problem
 from ..quote import quote_literal, quote_name
 from ..words import short

@@ -11,7 +11,7 @@ from math import ceil
 
 import asyncpg
 
-from ..connect import Connection
+from ..dial import Connection
 from ..driver_errors import BROKEN
 from ..errors import Problem, Unplaced
 from ..files import Source

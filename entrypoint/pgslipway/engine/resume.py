@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from ..connect import Connection
+from ..dial import Connection
 from ..errors import HalfDone, Problem
 from ..files import Source
 from ..quote import quote_literal, quote_name

@@ -10,7 +10,7 @@ from typing import TypeVar
 import asyncpg
 
 from ..config import Config
-from ..connect import Connection
+from ..dial import Connection
 from ..driver_errors import BROKEN, BUSY, describe, root, verdict
 from ..errors import BadConfiguration, Busy, ConnectionLost, MigrationFailed, Problem, StartOver, TableBusy, Unplaced
 from ..history import TRANSACTION_ENDED, UNREADABLE, History, finding_in

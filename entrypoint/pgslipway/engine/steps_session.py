@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from ..connect import Connection
+from ..dial import Connection
 from ..driver_errors import BROKEN
 from ..errors import HistoryConflict, Problem, StartOver
 from ..quote import quote_name

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from ..connect import Connection
+from ..dial import Connection
 from ..driver_errors import BROKEN, describe
 from ..errors import Busy, SlipwayError
 from ..quote import milliseconds
