@@ -45,4 +45,4 @@ async def run_migrations(
         )  # fmt: skip
     except ValueError as error:
         raise BadConfiguration(str(error)) from error
-    return await run_on_pool(pool, Run(config, discover(config.dir)))
+    return await run_on_pool(pool, Run(config, discover(config.dir, config.layout)))

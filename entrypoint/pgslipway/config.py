@@ -3,7 +3,7 @@
 import posix
 
 from . import libpq
-from .settings import choice, duration, given, login_name, name, path_text, redact
+from .settings import adoption, choice, duration, given, login_name, name, path_text, redact
 from .system import exists
 
 TYPE_CHECKING = False
@@ -77,6 +77,9 @@ class Location:
         return [(host, name or host, port) for host, name, port in zip(hosts, names, ports, strict=True)]
 
 
+LAYOUTS = ("auto", "plain", "goose", "dbmate", "tern", "flyway", "prisma", "diesel", "drizzle")
+
+
 class Setting:
     """A setting: its name in Config, how its text is taken, its default as one would write it, its line in --help."""
 
@@ -92,6 +95,7 @@ class Setting:
 
 DECLARED = (
     Setting("dir", path_text, "/migrations", "the folder of migrations"),
+    Setting("layout", choice(*LAYOUTS), "auto", "how the folder is laid out: auto, or " + ", ".join(LAYOUTS[1:])),
     Setting("schema", name(), "public", "schema of the history table"),
     Setting("table", name("_steps"), "schema_migrations", "name of the history table"),
     Setting("role", name(), None, "become this role before the history is touched"),
@@ -109,6 +113,7 @@ DECLARED = (
     Setting("ahead", choice("allow", "refuse"), None, "when the database is newer: allow or refuse"),
     Setting("out_of_order", choice("allow", "refuse"), "allow", "a late, lower version: allow or refuse"),
     Setting("edited", choice("refuse", "warn"), "refuse", "an applied file was edited: refuse or warn"),
+    Setting("adopt", adoption, None, "take over what another tool has applied: its name, or baseline:VERSION@RELATION"),
     Setting("log_format", choice("auto", "text", "json"), "auto", "auto, text or json"),
     Setting("termination_log", path_text, None, "file for the outcome as JSON"),
 )
@@ -121,6 +126,7 @@ class Config:
     """All settings, not changed once made. Durations are seconds, 0 for no limit."""
 
     dir: str
+    layout: str
     schema: str
     table: str
     role: str | None
@@ -133,6 +139,7 @@ class Config:
     ahead: str | None
     out_of_order: str
     edited: str
+    adopt: str | None
     log_format: str
     termination_log: str | None
     location: Location | None = None

@@ -24,6 +24,7 @@ What steers a run; the first leaves it only where it comes again and again, and 
     Busy: the tables of a file, or its history row, are in use; the same file again
     Unplaced: a MigrationFailed without a place; the same file in three messages, or once more to find the line
     NotInTransaction: the same statement outside a transaction
+    Undivided: the file becomes a BadMigrations
 
 No heavy import here, as in every module that a start with nothing to do shares with the rest.
 """
@@ -125,6 +126,11 @@ class BadMigrations(SlipwayError, exit_code=21, result="bad migration files"):
     """A name, an encoding or a statement that can never work."""
 
 
+def bad_file(name: str, text: str, line: int = 0) -> BadMigrations:
+    """Return the failure about a file that cannot be used."""
+    return BadMigrations(Problem(text, name if name.isprintable() else ascii(name), line))
+
+
 class FilesChanged(BadMigrations, result="bad migration files"):
     """A file is no longer the one that was discovered: a mounted ConfigMap changes while a run waits."""
 
@@ -184,3 +190,11 @@ class Busy(Exception):
 
 class NotInTransaction(Exception):
     """Postgres refuses to run the statement inside a transaction."""
+
+
+class Undivided(Exception):
+    """A file's markers do not tell its up part."""
+
+    def __init__(self, text: str, line: int = 0) -> None:
+        super().__init__(text)
+        self.line = line

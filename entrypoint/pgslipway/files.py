@@ -1,20 +1,22 @@
 """The folder of migrations: names, versions and checksums of its files, and the problems of the unusable ones.
 
-Plain strings and tuples, and no heavy import: a start with nothing to do gets no further.
+Plain strings and tuples, and no heavy import: a start with nothing to do gets no further. The folders of other tools
+are in `layouts`.
 """
 
 import io
 import posix
 from _hashlib import openssl_sha256 as sha256
 
-from .errors import BadMigrations, Problem
+from .errors import BadMigrations, Problem, Undivided, bad_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from mmap import mmap  # noqa: F401  # in the quoted type
-    from os import DirEntry
-    from typing import TypeAlias
+    from typing import NoReturn, TypeAlias
+
+    from .layouts.entries import Entry
 
 HOW_TO_NAME = "name it <version>_<description>.sql, such as 007_add_orders.sql"
 LARGEST_VERSION = 2**63 - 1
@@ -25,75 +27,151 @@ LARGE = 1 << 20
 CHUNK = 1 << 16
 START = 0
 """SEEK_SET."""
+PLAIN, AUTO = "plain", "auto"
+DIVIDED = {"goose", "dbmate", "tern"}
+"""The layouts in which a file has a part that applies its change, and one that undoes it."""
+MARKS = (b"+goose", b"migrate:", b" / drop below ", b"tern: disable-tx")
+"""The words in the first file of a folder that may be another tool's."""
 
 Source: "TypeAlias" = "bytes | mmap"
 Found: "TypeAlias" = tuple[int, str, str, str]
 """Version, filename, checksum and path of a migration."""
+Part: "TypeAlias" = "Callable[[Source], tuple[int, int]]"
+"""Returns the first byte of a file's up part and the one after it. Raises Undivided."""
 
 
-def discover(folder: str) -> list[Found]:
-    """Return the migrations in `folder`, by ascending version.
+class Folder:
+    """The migrations in a folder, by ascending version, and how they are laid out."""
+
+    __slots__ = ("decided_by", "found", "ignored", "layout")
+
+    def __init__(self, found: list[Found], layout: str, decided_by: str = "", ignored: "Iterable[str]" = ()) -> None:
+        self.found = found
+        self.layout = layout
+        self.decided_by = decided_by
+        """The file that told the layout; empty where a setting did, or nothing."""
+        self.ignored = [*ignored]
+        """The files beside the migrations that are not read, nor by the tool whose layout this is."""
+
+
+def discover(folder: str, layout: str = AUTO) -> Folder:
+    """Return the migrations in `folder`, laid out as said, or as its names and markers tell.
 
     Raises BadMigrations, which names every file that cannot be used, or the folder if it holds no migration:
     skipping a file silently would deploy code without its schema.
     """
     try:
         with posix.scandir(folder) as entries:
-            files = {entry.name: entry for entry in entries if is_sql(entry.name)}
+            visible: dict[str, Entry] = {entry.name: entry for entry in entries if not entry.name.startswith(".")}
     except OSError as error:
         raise BadMigrations(f"{folder}: {error.strerror}; MIGRATE_DIR must be the folder of migrations") from error
+    files = {name: entry for name, entry in visible.items() if is_sql(name)}
+    if layout == PLAIN or (layout == AUTO and is_plain(visible, files)):
+        return Folder(load_all(files, plain_version), PLAIN) if files else nothing_in(folder)
+    from .layouts import files_of, recognise
+
+    decided_by = ""
+    if layout == AUTO:
+        layout, decided_by = recognise(visible, files, content_of)
+    chosen, version_of, ignored = files_of(layout, visible)
+    found = load_all(chosen, version_of or plain_version, part_of(layout)) if chosen else nothing_in(folder)
+    return Folder(found, layout, decided_by, ignored)
+
+
+def is_sql(name: str) -> bool:
+    """Tell whether a directory entry claims to be a migration; *.down.sql does not."""
+    lower = name.lower()
+    return lower.endswith(".sql") and not lower.endswith(".down.sql")
+
+
+def is_plain(visible: "Mapping[str, Entry]", files: "Mapping[str, Entry]") -> bool:
+    """Tell whether nothing in the folder speaks for another layout."""
+    if not files or not all(name[0].isdecimal() for name in files):
+        return False
+    others = [name for name in visible if name not in files] if len(files) < len(visible) else []
+    if any(name == "tern.conf" or visible[name].is_dir() for name in others):
+        return False
+    first = content_of(files[min(files)]).lower()
+    return not any(mark in first for mark in MARKS)
+
+
+def content_of(entry: "Entry") -> bytes:
+    """Return the first bytes of a file, up to LARGE, for a look at its markers; none of one that cannot be read."""
+    try:
+        source, _ = read(entry.path) if entry.is_file() else (b"", "")
+    except (OSError, UnicodeDecodeError):
+        return b""
+    return source[:LARGE]
+
+
+def part_of(layout: str) -> "Part | None":
+    """Return the function for the up part of the files in a layout; None where it is the file."""
+    if layout not in DIVIDED:
+        return None
+    from .layouts import parts
+
+    part: Part = getattr(parts, layout)
+    return part
+
+
+def load_all(
+    entries: "Mapping[str, Entry]", version_of: "Callable[[str], int]", part: "Part | None" = None
+) -> list[Found]:
+    """Return the migrations in the files at `entries`, by ascending version; the keys are their filenames.
+
+    Raises BadMigrations, which names every file that cannot be used.
+    """
     problems: list[Problem | str] = []
     found = []
-    for name in sorted(files):
+    for name in sorted(entries):
         try:
-            found.append(load(name, files[name]))
+            found.append(load(name, entries[name], version_of(name), part))
         except BadMigrations as problem:
             problems += problem.problems
     if len({one[0] for one in found}) < len(found):
         problems += duplicates(found)
     if problems:
         raise BadMigrations(*problems)
-    if not found:
-        raise BadMigrations(f"{folder}: no migration in this folder; {HOW_TO_NAME}")
     return sorted(found)
 
 
-def is_sql(name: str) -> bool:
-    """Tell whether a directory entry claims to be a migration; hidden entries and *.down.sql do not."""
-    lower = name.lower()
-    return lower.endswith(".sql") and not lower.endswith(".down.sql") and not name.startswith(".")
+def nothing_in(folder: str) -> "NoReturn":
+    """Raise BadMigrations for a folder without a migration."""
+    raise BadMigrations(f"{folder}: no migration in this folder; {HOW_TO_NAME}")
 
 
-def load(name: str, entry: "DirEntry[str]") -> Found:
-    """Return the migration in the file at `entry`, or raise BadMigrations."""
+def plain_version(name: str) -> int:
+    """Return the version in a filename of the plain layout, or raise BadMigrations."""
     digits, _, rest = name.partition("_")
     is_version = digits.isdecimal() and digits.isascii()
     if not (is_version and rest.endswith(".sql") and rest != ".sql" and name.isprintable()):
-        raise bad(name, f"not a migration's name; {HOW_TO_NAME}")
-    if (version := int(digits)) > LARGEST_VERSION:
-        raise bad(name, f"the version is too large; the largest is {LARGEST_VERSION}")
+        raise bad_file(name, f"not a migration's name; {HOW_TO_NAME}")
+    return int(digits)
+
+
+def load(name: str, entry: "Entry", version: int, part: "Part | None") -> Found:
+    """Return the migration in the file at `entry`, or raise BadMigrations."""
+    if version > LARGEST_VERSION:
+        raise bad_file(name, f"the version is too large; the largest is {LARGEST_VERSION}")
     try:
         if not entry.is_file():
-            raise bad(name, f"not a file; {entry.path} must be a regular file or a link to one")
-        _, checksum = read(entry.path)
+            raise bad_file(name, f"not a file; {entry.path} must be a regular file or a link to one")
+        _, checksum = read(entry.path, part if is_sql(name) else None)
     except OSError as error:
-        raise bad(name, f"cannot be read: {error.strerror}") from error
+        raise bad_file(name, f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise bad(name, "not UTF-8; save the file as UTF-8", undecodable_line(entry.path)) from error
+        raise bad_file(name, "not UTF-8; save the file as UTF-8", undecodable_line(entry.path)) from error
+    except Undivided as error:
+        raise bad_file(name, str(error), error.line) from error
     return version, name, checksum, entry.path
 
 
-def bad(name: str, text: str, line: int = 0) -> BadMigrations:
-    """Return the failure about a file."""
-    return BadMigrations(Problem(text, name if name.isprintable() else ascii(name), line))
-
-
-def read(path: str) -> tuple[Source, str]:
+def read(path: str, part: "Part | None" = None) -> tuple[Source, str]:
     """Return the bytes and the checksum of the file at `path`; a large one is mapped, so that memory stays bounded.
 
-    The checksum is the hexadecimal SHA-256 over the text without a BOM and with LF line ends. Raises OSError, and
-    UnicodeDecodeError for what is not UTF-8. A small file gets neither a file object nor a decoder: of 10,000 files
-    each takes half as long then.
+    The checksum is the hexadecimal SHA-256 over the text without a BOM and with LF line ends; with a `part`, over that
+    part alone, with whose end the bytes end. Raises OSError, Undivided, and UnicodeDecodeError for what is not UTF-8.
+    A small file gets neither a file object nor a decoder: of 10,000 files each takes half as long then.
     """
     descriptor = posix.open(path, posix.O_RDONLY)
     try:
@@ -101,32 +179,36 @@ def read(path: str) -> tuple[Source, str]:
         while len(source) <= LARGE and (more := posix.read(descriptor, CHUNK)):
             source += more
         if len(source) > LARGE:
-            from mmap import ACCESS_READ, mmap  # most folders have no such file
-
-            posix.lseek(descriptor, 0, START)
-            chunks = iter(lambda: posix.read(descriptor, CHUNK), b"")
-            return mmap(descriptor, 0, access=ACCESS_READ), checksum_of_large(chunks)
+            return read_large(descriptor, part)
     finally:
         posix.close(descriptor)
     text = source
+    if part:
+        start, end = part(source)
+        source, text = source[:end], source[start:end]
     if not source.isascii():
         source.decode()  # which raises
-        text = source.removeprefix(BOM)
+        text = text.removeprefix(BOM)
     if b"\r" in text:
         text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     return source, sha256(text).hexdigest()
 
 
-def checksum_of_large(chunks: "Iterable[bytes]") -> str:
-    """Return the checksum of a file without holding all of it."""
+def read_large(descriptor: int, part: "Part | None") -> tuple[Source, str]:
+    """Return what `read` does of a file, without holding all of it."""
     from codecs import getincrementaldecoder
+    from mmap import ACCESS_READ, mmap  # most folders have no such file
 
+    source = mmap(descriptor, 0, access=ACCESS_READ)
+    start, end = part(source) if part else (START, len(source))
+    if 0 < end < len(source):
+        source = mmap(descriptor, end, access=ACCESS_READ)
     digest = sha256()
     decoder = io.IncrementalNewlineDecoder(getincrementaldecoder("utf-8-sig")(), translate=True)
-    for chunk in chunks:
-        digest.update(decoder.decode(chunk).encode())
+    for place in range(start, end, CHUNK):
+        digest.update(decoder.decode(source[place : min(place + CHUNK, end)]).encode())
     digest.update(decoder.decode(b"", final=True).encode())
-    return digest.hexdigest()
+    return source, digest.hexdigest()
 
 
 def undecodable_line(path: str) -> int:

@@ -82,7 +82,7 @@ def look(config: "Config", role: str | None, stop: "Stop") -> tuple[list[str] | 
 
         wire.log_in(f"{look_sql(role, LONGEST)} {digest_sql(table_name(config.schema, config.table))}")
         waited = monotonic()
-        found = discover(config.dir)  # while the server looks
+        found = discover(config.dir, config.layout).found  # while the server looks
         line.deadline += monotonic() - waited  # a slow disk is slow for the program as well
         is_current = wire.answer() == digest([(version, checksum) for version, _, checksum, _ in found])
         return [filename for _, filename, _, _ in found] if is_current else None, 0.0

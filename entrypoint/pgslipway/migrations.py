@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from . import files
-from .errors import FilesChanged, Problem
+from .errors import FilesChanged, Problem, Undivided
 from .files import Source
 
 CHANGED = "changed since this run began; run it again"
@@ -19,15 +19,26 @@ class Migration:
     filename: str
     checksum: str
     path: str
+    layout: str = files.PLAIN
+
+    @property
+    def is_sql(self) -> bool:
+        """Tell whether its text is SQL: goose has migrations in Go, too."""
+        return files.is_sql(self.filename)
+
+    @property
+    def text(self) -> str:
+        """The version as the layout writes it."""
+        return shown(self.layout, self.version, self.filename)
 
     def read(self) -> Source:
-        """Return the file's bytes, or its mapping if it is large.
+        """Return the file's bytes up to the end of its up part, or their mapping if it is large.
 
         Raises FilesChanged if the file is no longer the one that was discovered.
         """
         try:
-            source, checksum = files.read(self.path)
-        except (OSError, UnicodeDecodeError) as error:
+            source, checksum = files.read(self.path, files.part_of(self.layout) if self.is_sql else None)
+        except (OSError, UnicodeDecodeError, Undivided) as error:
             cause = f"changed since this run began: {error}; run it again"
             raise FilesChanged(Problem(cause, self.filename)) from error
         if checksum != self.checksum:
@@ -46,9 +57,23 @@ class Applied:
     minimum_version: int | None = None
 
 
-def discover(folder: "str | os.PathLike[str]") -> list[Migration]:
+def discover(folder: "str | os.PathLike[str]", layout: str = files.AUTO) -> list[Migration]:
     """Return the migrations in `folder`, by ascending version. Raises BadMigrations with all that is wrong."""
+    return migrations_in(files.discover(os.fspath(folder), layout))
+
+
+def migrations_in(folder: files.Folder) -> list[Migration]:
+    """Return the migrations in a folder that was read."""
     return [
-        Migration(version=version, filename=filename, checksum=checksum, path=path)
-        for version, filename, checksum, path in files.discover(os.fspath(folder))
+        Migration(version=version, filename=filename, checksum=checksum, path=path, layout=folder.layout)
+        for version, filename, checksum, path in folder.found
     ]
+
+
+def shown(layout: str, version: int, filename: str) -> str:
+    """Return a version as a layout writes it."""
+    if layout == files.PLAIN:
+        return str(version)
+    from .layouts.versions import shown as shown_elsewhere  # a plain folder needs no other layout
+
+    return shown_elsewhere(layout, version, filename)

@@ -14,7 +14,7 @@ class Options:
     done = False
     retry = False
     restart = False
-    since: int | None = None
+    since: str | None = None
 
 
 class Request:

@@ -52,6 +52,10 @@ class Run:
     """Why another runner seemed to have applied a file, for each time."""
     warned: set[str] = field(default_factory=set)
     """The warnings so far; the history is compared more than once."""
+    adopted: int = 0
+    """How many migrations were taken over from another tool."""
+    adopts_beside_empty: bool = False
+    """A person has decided that another tool's history counts where ours is there and empty."""
     missing: str = ""
     """The migrations that the last look of `wait` missed."""
 
@@ -86,7 +90,7 @@ class Run:
         if (state := folder_state(self.config)) == self.folder:
             return
         self.folder = state
-        if changed := {one.filename for one in {*discover(self.config.dir)} ^ {*self.migrations}}:
+        if changed := {one.filename for one in {*discover(self.config.dir, self.config.layout)} ^ {*self.migrations}}:
             raise FilesChanged(*(Problem(CHANGED, filename) for filename in sorted(changed)))
 
     def start_over(self, error: StartOver | FilesChanged) -> None:
@@ -102,7 +106,7 @@ class Run:
             changed = few([problem.file for problem in error.problems])
             logger.info("starting over with the files as they are now; changed: %s", changed)
             self.folder = folder_state(self.config)
-            self.migrations = discover(self.config.dir)
+            self.migrations = discover(self.config.dir, self.config.layout)
             return
         self.restarts += not isinstance(error, NewSession)
         if self.restarts > len(self.migrations) + RESTARTS:

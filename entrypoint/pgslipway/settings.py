@@ -14,6 +14,11 @@ LONGEST = 24 * 24 * 3600.0
 NAME_BYTES = 63
 """Postgres cuts a longer name, NAMEDATALEN."""
 PEM = b"-----BEGIN"
+ADOPTED = (
+    "golang-migrate", "goose", "dbmate", "flyway", "sqlx", "prisma",
+    "drizzle", "diesel", "refinery", "tern", "supabase",
+)  # fmt: skip
+"""The tools whose history can be taken over."""
 USER_VARIABLES = ("LOGNAME", "USER", "LNAME", "USERNAME")
 """Where the name of the user is looked for, before the user id, as in Python's getpass."""
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -95,6 +100,22 @@ def unreplaced(text: str) -> str:
             if end and variable.isidentifier():
                 return f"{opening}{variable}{closing}"
     return ""
+
+
+def adoption(text: str) -> str:
+    """Return a value of MIGRATE_ADOPT. Raises ValueError for a text that is none."""
+    tool, colon, relation = text.partition(":")
+    if tool == "baseline":
+        version, _, relation = relation.partition("@")
+        if not version or not relation:
+            raise ValueError("baseline:VERSION@RELATION, such as baseline:42@public.orders")
+    elif tool not in ADOPTED and text != "none":
+        raise ValueError(f"none, baseline:VERSION@RELATION or one of {', '.join(ADOPTED)}")
+    if colon and not relation:
+        raise ValueError(f"{tool} alone, or with its table, such as {tool}:public.history")
+    if expected := name_expected(text):
+        raise ValueError(expected)
+    return text
 
 
 def is_port(text: str) -> bool:

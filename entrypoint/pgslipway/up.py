@@ -32,10 +32,11 @@ async def up(config: Config, applied: list[str]) -> str:
 
     `applied` gets the name of each file once it is committed, whatever comes afterwards.
     """
-    run = Run(config, discover(config.dir), applied)
+    run = Run(config, discover(config.dir, config.layout), applied)
     await bring_up_to_date(run, partial(connect, config))
-    done = f"applied {count(len(applied), 'migration')}" if applied else "nothing to do"
-    return f"up to date: {done}; {newest([one.filename for one in run.migrations])}"
+    done = [f"adopted {count(run.adopted, 'migration')}"] if run.adopted else []
+    done += [f"applied {count(len(applied), 'migration')}"] if applied else []
+    return f"up to date: {', '.join(done) or 'nothing to do'}; {newest([one.filename for one in run.migrations])}"
 
 
 async def bring_up_to_date(run: Run, connect: Connect) -> None:
@@ -55,25 +56,35 @@ async def bring_up_to_date(run: Run, connect: Connect) -> None:
 
 
 async def apply_pending(run: Run, connection: Connection) -> None:
-    """Lock, plan, check every pending file, and apply each. Raises StartOver, and every SlipwayError."""
-    from .engine import apply, lock, plan, preflight, sending  # a start with nothing to do never comes here
+    """Lock, plan, check every pending file, adopt, and apply each. Raises StartOver, and every SlipwayError."""
+    from .engine import (  # a start with nothing to do never comes here
+        adopt,
+        apply,
+        lock,
+        plan,
+        preflight,
+        sending,
+        their_lock,
+    )
 
     if run.config.location:
         logger.info("connected to %s", run.config.location.name)
     async with sending.own_sql(run.history):
-        rows = await run.history.rows(connection)
-        if not plan.compare(run, rows).pending:
+        rows, found = await adopt.look(run, run.history, connection)
+        if not plan.compare(run, found.rows if found else rows).pending and not found:
             return
+        await adopt.refuse_still_at_work(run, run.history, connection, rows)
         differs_sql = run.history.differs_sql(run.migrations, rows)
         async with lock.lock(connection, run.config, run.history, differs_sql) as held:
             if held is None:
                 run.refuse_changed()
                 logger.info("another runner has applied everything")
                 return
-            jobs = await preflight.prepare(run, held)
-            await apply.upgrade(run, held, jobs)
-            is_ours = False  # until the end of the first file has told
-            with apply.meanwhile() as ahead:
-                for job, following in zip_longest(jobs, jobs[1:]):
-                    ahead.following = following
-                    is_ours = await apply.apply(run, held, job, ahead, at_once=is_ours)
+            async with their_lock.their_lock(run, held, found):
+                jobs = await preflight.prepare(run, held)
+                await apply.upgrade(run, held, jobs)
+                is_ours = False  # until the end of the first file has told
+                with apply.meanwhile() as ahead:
+                    for job, following in zip_longest(jobs, jobs[1:]):
+                        ahead.following = following
+                        is_ours = await apply.apply(run, held, job, ahead, at_once=is_ours)

@@ -20,7 +20,7 @@ async def wait(config: Config) -> str:
 
     Raises NotYet with the missing ones when the wait timeout has passed.
     """
-    run = Run(config, discover(config.dir))
+    run = Run(config, discover(config.dir, config.layout))
 
     async def look(connection: Connection) -> None:
         try:
@@ -47,9 +47,10 @@ async def look_for_all(run: Run, connection: Connection) -> None:
     try:
         if await history.is_current(connection, run.migrations):
             return
-        from .engine.plan import compare  # most looks miss nothing
+        from .engine import adopt, plan  # most looks miss nothing
 
-        pending = compare(run, await history.rows(connection)).pending
+        rows, _ = await adopt.look(run, history, connection)
+        pending = plan.compare(run, rows).pending
         missing = f"{count(len(pending), 'migration')} missing: {names(pending)}" if pending else ""
     except (AccessRefused, asyncpg.InsufficientPrivilegeError) as error:
         cause = error.__cause__ or error

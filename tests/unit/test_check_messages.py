@@ -193,6 +193,10 @@ DIVIDED = (
     "this line is {0}'s, for which it divides the file; here the whole file would be run, with the part that undoes "
     "the change. Move that part to a file that ends in .down.sql, and take {0}'s lines out"
 )
+ALONE = (
+    "this line is {0}'s, but the folder is not: its first file tells its layout. Move the part that undoes the "
+    "change to a file that ends in .down.sql, and take {0}'s lines out; or set MIGRATE_LAYOUT={0}"
+)
 DIRECTIVE = "this line is {0}'s, and has no effect here; write what it asks for as SQL or as files, and take it out"
 UNDOES = "this is a script of {0} that undoes a change; give it a name that ends in .down.sql, or leave it out"
 BOM = "a byte order mark, as two files put together have one; remove it"
@@ -225,12 +229,12 @@ def test_byte_order_mark_where_it_does_no_harm_is_accepted(text: str) -> None:
 
 
 MARKERS = {
-    "goose": ("goose", "-- +goose Up", DIVIDED),
-    "goose, as it likes it": ("goose", "--+GOOSE NO TRANSACTION", DIVIDED),
-    "dbmate": ("dbmate", "-- migrate:up transaction:false", DIVIDED),
-    "dbmate's other part": ("dbmate", "--migrate:down", DIVIDED),
-    "tern": ("tern", "---- create above / drop below ----", DIVIDED),
-    "tern's opt-out": ("tern", "---- tern: disable-tx ----", DIVIDED),
+    "goose": ("goose", "-- +goose Up", ALONE),
+    "goose, as it likes it": ("goose", "--+GOOSE NO TRANSACTION", ALONE),
+    "dbmate": ("dbmate", "-- migrate:up transaction:false", ALONE),
+    "dbmate's other part": ("dbmate", "--migrate:down", ALONE),
+    "tern": ("tern", "---- create above / drop below ----", ALONE),
+    "tern's opt-out": ("tern", "---- tern: disable-tx ----", ALONE),
     "sql-migrate": ("sql-migrate", "-- +migrate Down", DIVIDED),
     "node-pg-migrate": ("node-pg-migrate", "  ---- Down  Migration", DIVIDED),
     "micrate": ("micrate", "-- +micrate Up", DIVIDED),
@@ -277,8 +281,8 @@ def test_text_about_another_tool_is_no_marker(text: str) -> None:
 def test_marker_is_shown_and_nothing_is_applied(folder: Folder, slipway: Slipway) -> None:
     up, down = "-- migrate:up\nCREATE TABLE t ();", "-- migrate:down\nDROP TABLE t;"
 
-    finished = slipway("check", env={}, migrations=folder({"001_a.sql": f"{up}\n{down}"}))
+    finished = slipway("check", env={}, migrations=folder({"001_a.sql": "SELECT 1", "002_b.sql": f"{up}\n{down}"}))
 
     assert finished.code == 21, finished
     assert finished.outcome
-    assert finished.outcome["message"] == f"001_a.sql:1: {DIVIDED.format('dbmate')}\n  1 | -- migrate:up\n    | ^"
+    assert finished.outcome["message"] == f"002_b.sql:1: {ALONE.format('dbmate')}\n  1 | -- migrate:up\n    | ^"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 VALUES: dict[str, tuple[str, object]] = {
     "MIGRATE_DIR": ("/a b", "/a b"),
+    "MIGRATE_LAYOUT": ("goose", "goose"),
     "MIGRATE_SCHEMA": ("Ops é", "Ops é"),
     "MIGRATE_TABLE": ("t", "t"),
     "MIGRATE_ROLE": ("owner", "owner"),
@@ -31,11 +32,13 @@ VALUES: dict[str, tuple[str, object]] = {
     "MIGRATE_AHEAD": ("refuse", "refuse"),
     "MIGRATE_OUT_OF_ORDER": ("refuse", "refuse"),
     "MIGRATE_EDITED": ("warn", "warn"),
+    "MIGRATE_ADOPT": ("goose:ops.goose_db_version", "goose:ops.goose_db_version"),
     "MIGRATE_LOG_FORMAT": ("json", "json"),
     "MIGRATE_TERMINATION_LOG": ("/tmp/log", "/tmp/log"),
 }
 DEFAULTS = {
     "MIGRATE_DIR": "/migrations",
+    "MIGRATE_LAYOUT": "auto",
     "MIGRATE_SCHEMA": "public",
     "MIGRATE_TABLE": "schema_migrations",
     "MIGRATE_ROLE": None,
@@ -48,10 +51,12 @@ DEFAULTS = {
     "MIGRATE_AHEAD": None,
     "MIGRATE_OUT_OF_ORDER": "allow",
     "MIGRATE_EDITED": "refuse",
+    "MIGRATE_ADOPT": None,
     "MIGRATE_LOG_FORMAT": "auto",
     "MIGRATE_TERMINATION_LOG": None,
 }
 MALFORMED = {
+    "MIGRATE_LAYOUT": "liquibase",
     "MIGRATE_SCHEMA": "é" * 32,
     "MIGRATE_TABLE": "t" * 58,
     "MIGRATE_ROLE": "r" * 64,
@@ -64,9 +69,12 @@ MALFORMED = {
     "MIGRATE_AHEAD": "yes",
     "MIGRATE_OUT_OF_ORDER": "no",
     "MIGRATE_EDITED": "allow",
+    "MIGRATE_ADOPT": "gooze",
     "MIGRATE_LOG_FORMAT": "xml",
 }
 EXPECTED = """\
+MIGRATE_LAYOUT: expected auto or plain or goose or dbmate or tern or flyway or prisma or diesel or drizzle, not \
+'liquibase'
 MIGRATE_SCHEMA: expected a name of at most 63 bytes, not 'éééééééééééééééééééééééééééééééé'
 MIGRATE_TABLE: expected a name of at most 57 bytes, not 'tttttttttttttttttttttttttttttttttttttttttttttttttttttttttt'
 MIGRATE_ROLE: expected a name of at most 63 bytes, not \
@@ -80,6 +88,8 @@ MIGRATE_STATEMENT_TIMEOUT: expected a duration such as 500ms, 5s or 10m, at most
 MIGRATE_AHEAD: expected allow or refuse, not 'yes'
 MIGRATE_OUT_OF_ORDER: expected allow or refuse, not 'no'
 MIGRATE_EDITED: expected refuse or warn, not 'allow'
+MIGRATE_ADOPT: expected none, baseline:VERSION@RELATION or one of golang-migrate, goose, dbmate, flyway, sqlx, prisma, \
+drizzle, diesel, refinery, tern, supabase, not 'gooze'
 MIGRATE_LOG_FORMAT: expected auto or text or json, not 'xml'"""
 URL = "postgresql://bob:secret@db:5433/shop"
 

@@ -53,7 +53,6 @@ BAD_NAMES = {
     "only-suffix": "_.sql",
     "digits-not-ascii": "\u0660\u0661_a.sql",
     "space-before": " 1_a.sql",
-    "flyway": "V1__a.sql",
     "fraction": "1.5_a.sql",
 }
 UNPRINTABLE = {

@@ -26,8 +26,11 @@ LAZY = {
     ("__main__", "glance"), ("__main__", "program"),
     ("glance", "errors"), ("glance", "files"), ("glance", "question"), ("wire", "scram"),
     ("program", "cli.arguments"), ("program", "cli.commands"),
-    ("up", "engine.apply"), ("up", "engine.lock"), ("up", "engine.plan"), ("up", "engine.preflight"),
-    ("up", "engine.sending"), ("wait", "engine.plan"),
+    ("up", "engine.adopt"), ("up", "engine.apply"), ("up", "engine.lock"), ("up", "engine.plan"), ("up", "engine.preflight"),
+    ("up", "engine.sending"), ("up", "engine.their_lock"), ("wait", "engine.adopt"), ("wait", "engine.plan"),
+    ("files", "layouts.__init__"), ("files", "layouts.parts"), ("migrations", "layouts.versions"),
+    ("layouts.__init__", "layouts.flyway"), ("layouts.__init__", "layouts.nested"),
+    ("layouts.__init__", "layouts.numbered"),
     ("program", "wait"), ("report", "github"), ("connect", "retry"),
     ("libpq", "passfile"), ("libpq", "parameters"),
     ("__init__", "config"), ("__init__", "errors"), ("__init__", "migrations"), ("__init__", "pool"),
@@ -36,7 +39,8 @@ LAZY = {
 """The only imports inside of functions: the edges that keep a start with nothing to do cheap."""
 SHARED = [
     "config", "errors", "files", "github", "line", "lines", "libpq", "outcome", "parameters", "passfile", "question",
-    "quote", "report", "scram", "settings", "signals", "system", "wire", "words",
+    "layouts.__init__", "layouts.entries", "layouts.flyway", "layouts.nested", "layouts.numbered", "layouts.parts",
+    "layouts.versions", "quote", "report", "scram", "settings", "signals", "system", "wire", "words",
 ]  # fmt: skip
 """The rooms that a look without the driver shares with the program, and its own."""
 HEAVY = {"asyncio", "asyncpg", "dataclasses", "enum", "logging", "os", "pathlib", "re", "ssl", "typing", "urllib"}
@@ -57,8 +61,9 @@ def imported(module: str, node: ast.ImportFrom) -> Iterator[str]:
     base = [*package, *(node.module.split(".") if node.module else [])]
     for alias in node.names:
         for parts in ([*base, alias.name], base):
-            if (name := ".".join(parts)) in MODULES:
-                yield name
+            name = ".".join(parts)
+            if found := next((one for one in (name, f"{name}.__init__") if one in MODULES), None):
+                yield found
                 break
 
 

@@ -8,13 +8,14 @@ from .. import __version__, errors
 from ..config import SETTINGS
 from ..errors import BadConfiguration, SlipwayError
 from ..request import Options
-from ..settings import is_digits, redact
+from ..settings import redact
 
 COMMANDS = {
     "up": "wait for Postgres, lock, apply the pending migrations (the default)",
     "wait": "block until another run has applied everything; reads the history only (14 when it takes too long)",
     "status": "show a row for each migration (--json, --exit-code: 14 when something is pending)",
     "plan": "show the files that `up` would apply, or exit with the code of its refusal",
+    "adopt": "take over what another tool has applied (MIGRATE_ADOPT), and nothing else",
     "resolve": "decide on a half-done file: resolve VERSION --done, --retry or --restart",
     "check": "check the files alone, without a database (--since VERSION)",
     "rehearse": "apply everything to a throw-away embedded Postgres (DIR instead of MIGRATE_DIR)",
@@ -57,7 +58,7 @@ def parse(arguments: Sequence[str]) -> tuple[Options, dict[str, str]]:
 
 def check_resolve(options: Options) -> None:
     """Raise BadConfiguration unless a version and one decision are given."""
-    if not is_digits(options.argument or "", 19) or sum(getattr(options, name) for name in DECISIONS) != 1:
+    if not options.argument or sum(getattr(options, name) for name in DECISIONS) != 1:
         raise BadConfiguration(
             "resolve takes the version of the unfinished file, and one of --done (its statement in flight took effect: "
             "go on after it), --retry (it did not: run it again) and --restart (all that the file did was undone by "
@@ -80,7 +81,7 @@ def make_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"pgslipway {__version__}")
     for flag in ("--json", "--exit-code", *(f"--{name}" for name in DECISIONS)):
         parser.add_argument(flag, action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--since", type=int, metavar="VERSION", help=argparse.SUPPRESS)
+    parser.add_argument("--since", metavar="VERSION", help=argparse.SUPPRESS)
     settings = parser.add_argument_group("settings, each also an environment variable")
     for variable, setting in SETTINGS.items():
         flag = "--" + variable.removeprefix("MIGRATE_").lower().replace("_", "-")

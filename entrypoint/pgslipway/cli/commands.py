@@ -1,30 +1,39 @@
 """The commands for people and pipelines: status, plan, check; `resolve` and `rehearse` are beside them."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
+from .. import files
 from ..connect import connect
 from ..dial import Connection
 from ..engine.check import check as check_file
+from ..engine.order import disorder
 from ..engine.preflight import preview
 from ..errors import BadMigrations, NotYet
-from ..migrations import Applied, discover
+from ..migrations import discover, migrations_in
 from ..request import Request
 from ..run import Run, refuse_reader
-from ..words import count, names
+from ..words import count, few, names
+from .adopt import adopt
 from .rehearse import rehearse
 from .resolve import resolve
 from .rows import plan_of, progress, rows, show, to_json, to_table
+from .version import version_given
+
+logger = logging.getLogger(__name__)
 
 Command: TypeAlias = Callable[[Request], Awaitable[str]]
 
 
 async def status(request: Request) -> str:
     """Show a row for each migration. Raises NotYet with --exit-code when something is pending."""
-    plan, unfinished = await plan_of(request.config)
-    shown = rows(plan, unfinished)
+    plan, unfinished, is_theirs = await plan_of(request.config)
+    shown = rows(plan, unfinished, is_theirs=is_theirs)
     show(to_json(shown) if request.options.json else to_table(shown))
+    if request.options.exit_code and is_theirs:
+        raise NotYet(f"{count(len(plan.applied), 'migration')} to adopt, {len(plan.pending)} pending")
     if request.options.exit_code and plan.pending:
         raise NotYet(f"{count(len(plan.pending), 'migration')} pending: {names(plan.pending)}")
     return f"{count(len(plan.pending), 'migration')} pending"
@@ -32,16 +41,18 @@ async def status(request: Request) -> str:
 
 async def plan(request: Request) -> str:
     """Show the files that `up` would apply. Raises the failure with which `up` would refuse."""
-    run = Run(request.config, discover(request.config.dir))
+    run = Run(request.config, discover(request.config.dir, request.config.layout))
 
-    async def look(connection: Connection) -> list[Applied]:
-        history = await run.history_as_login.rows(connection)
+    async def first_query(connection: Connection) -> None:
         if not await run.history_as_login.is_current(connection, run.migrations):
             await refuse_reader(connection)
-        return history
 
-    async with connect(request.config, look) as (connection, history):
-        jobs, unfinished = await preview(run, connection, history)
+    async with connect(request.config, first_query) as (connection, _):
+        jobs, unfinished, found = await preview(run, connection)
+    if found:
+        show(f"adopt {count(len(found.rows), 'migration')} from {found.source}: {names(found.rows)}")
+        for warning in found.warnings:
+            show(f"  {warning}")
     for job in jobs:
         how = "in a transaction" if job.contents.transactional else "without a transaction"
         so_far = unfinished.get(job.migration.version)
@@ -52,17 +63,24 @@ async def plan(request: Request) -> str:
 
 async def check(request: Request) -> str:
     """Check the files alone, without a database. Raises BadMigrations with all problems."""
-    migrations = discover(request.config.dir)
-    chosen = [migration for migration in migrations if migration.version >= (request.options.since or 0)]
+    folder = files.discover(request.config.dir, request.config.layout)
+    migrations = migrations_in(folder)
+    since = version_given("--since", request.options.since, folder.layout) if request.options.since else range(1)
+    chosen = [migration for migration in migrations if migration.version >= since.start]
     problems = []
     for migration in chosen:
         problems += check_file(migration, migration.read()).problems
         await asyncio.sleep(0)  # a signal may come while many files are read
+    problems += disorder(migrations, chosen)
     if problems:
         raise BadMigrations(*problems)
-    return f"checked {count(len(chosen), 'migration')}: nothing wrong"
+    laid_out = f", laid out as by {folder.layout}" if folder.layout != files.PLAIN else ""
+    told = f" (told by {folder.decided_by})" if folder.decided_by and laid_out else ""
+    if folder.ignored:
+        logger.info("not read: %s", few(folder.ignored, 20))
+    return f"checked {count(len(chosen), 'migration')}{laid_out}{told}: nothing wrong"
 
 
 COMMANDS: dict[str, Command] = {
-    "status": status, "plan": plan, "resolve": resolve, "check": check, "rehearse": rehearse,
+    "status": status, "plan": plan, "adopt": adopt, "resolve": resolve, "check": check, "rehearse": rehearse,
 }  # fmt: skip

@@ -1,20 +1,24 @@
 """`resolve`: a person's decision about a file without a transaction that an earlier run has left unfinished."""
 
+from ..config import Config
 from ..connect import connect
 from ..engine.journal import NOT_BEGUN, Journal, Progress
 from ..engine.lock import lock
 from ..engine.lock_sql import ANYTHING
 from ..engine.recovery import rule_of, wait_for_orphan
 from ..engine.sending import own_sql
-from ..errors import HistoryConflict
+from ..errors import BadMigrations, HistoryConflict
+from ..files import PLAIN, discover
 from ..request import Options, Request
 from ..run import Run, refuse_reader
 from ..words import count, short
+from .version import version_given
 
 
 async def resolve(request: Request) -> str:
     """Take the decision down in the journal. Raises HistoryConflict where there is nothing to decide."""
-    config, version = request.config, int(request.options.argument or 0)
+    config, text = request.config, request.options.argument or ""
+    numbers = version_given("resolve", text, layout_of(config))
     run = Run(config, [])
     journal = Journal(run.history)
     async with (
@@ -22,8 +26,10 @@ async def resolve(request: Request) -> str:
         own_sql(run.history),
         lock(connection, config, run.history, ANYTHING) as held,
     ):
-        progress = (await journal.unfinished(held.connection)).get(version, NOT_BEGUN) if held else NOT_BEGUN
-        sql, noted = decision(request.options, journal, version, progress)
+        unfinished = await journal.unfinished(held.connection) if held else {}
+        version = next((number for number in numbers if number in unfinished), numbers.start)
+        progress = unfinished.get(version, NOT_BEGUN)
+        sql, noted = decision(request.options, journal, version, text, progress)
         if held and progress.in_flight:
             await wait_for_orphan(held.connection, progress.in_flight.statement or "", config.lock_timeout)
         if held:
@@ -32,29 +38,37 @@ async def resolve(request: Request) -> str:
     return f"noted: {noted}"
 
 
-def decision(options: Options, journal: Journal, version: int, progress: Progress) -> tuple[str, str]:
+def layout_of(config: Config) -> str:
+    """Return the layout of the folder; plain for one that is not there, or is not fit for a run."""
+    try:
+        return discover(config.dir, config.layout).layout
+    except BadMigrations:
+        return PLAIN
+
+
+def decision(options: Options, journal: Journal, version: int, text: str, progress: Progress) -> tuple[str, str]:
     """Return the SQL that takes the decision down, and its consequence in words."""
     if options.restart:
-        return restart(journal, version, progress)
+        return restart(journal, version, text, progress)
     entry = progress.in_flight
     if entry is None:
-        raise HistoryConflict(f"version {version} has no statement in flight, so there is nothing to resolve")
+        raise HistoryConflict(f"version {text} has no statement in flight, so there is nothing to resolve")
     if rule_of(entry):
         raise HistoryConflict(
-            f"version {version}: nothing to resolve; the catalogs tell what became of line {entry.line}, "
+            f"version {text}: nothing to resolve; the catalogs tell what became of line {entry.line}, "
             f"{short(entry.statement or '')}: the next `up` mends it and goes on by itself"
         )
-    place = f"line {entry.line} of version {version}"
+    place = f"line {entry.line} of version {text}"
     if options.done:
         return journal.finish_sql(entry), f"{place} took effect; the next run goes on after it"
     return journal.remove_sql(entry), f"{place} did not take effect; the next run repeats it"
 
 
-def restart(journal: Journal, version: int, progress: Progress) -> tuple[str, str]:
+def restart(journal: Journal, version: int, text: str, progress: Progress) -> tuple[str, str]:
     """Return the SQL that forgets all statements of a file, and its consequence in words."""
     known = progress.done + (progress.in_flight is not None)
     if not known:
-        raise HistoryConflict(f"version {version} is not unfinished, so there is nothing to begin anew")
+        raise HistoryConflict(f"version {text} is not unfinished, so there is nothing to begin anew")
     return journal.clear_sql(version), (
-        f"the next run begins version {version} anew; {count(known, 'statement')} of it had been begun"
+        f"the next run begins version {text} anew; {count(known, 'statement')} of it had been begun"
     )

@@ -4,16 +4,19 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
 from ..config import Config
 from ..connect import connect
+from ..dial import Connection
+from ..engine.adopt import Adoption, look
 from ..engine.journal import Progress, Unfinished
 from ..engine.plan import Plan, make_plan
 from ..engine.preflight import unfinished_as_login
 from ..engine.sending import own_sql
-from ..migrations import discover
+from ..files import PLAIN
+from ..migrations import Applied, discover, shown
 from ..run import Run
 from ..words import short, visible
 
@@ -27,25 +30,39 @@ class Row:
     version: int
     filename: str
     state: str
-    """applied, pending, edited, missing, ahead or unfinished"""
+    """applied, pending, edited, missing, ahead, unfinished, or adoptable: applied by another tool"""
     applied_at: str | None = None
     """ISO 8601, to the second."""
     progress: str | None = None
     """How far an unfinished file got."""
+    layout: str = PLAIN
+
+    @property
+    def text(self) -> str:
+        """The version as the layout writes it."""
+        return shown(self.layout, self.version, self.filename)
 
 
-async def plan_of(config: Config) -> tuple[Plan, Unfinished]:
-    """Read the history and the journal, once Postgres answers; compare the history with the files."""
-    run = Run(config, discover(config.dir))
-    async with connect(config, run.history_as_login.rows) as (connection, history), own_sql(run.history):
-        return make_plan(run.migrations, history), await unfinished_as_login(run, connection)
+async def plan_of(config: Config) -> tuple[Plan, Unfinished, bool]:
+    """Read the history and the journal, once Postgres answers; compare the history with the files.
+
+    And tell whether that is another tool's history, which is still to be adopted.
+    """
+    run = Run(config, discover(config.dir, config.layout))
+
+    async def first_look(connection: Connection) -> tuple[list[Applied], Adoption | None]:
+        return await look(run, run.history_as_login, connection)
+
+    async with connect(config, first_look) as (connection, (history, found)), own_sql(run.history):
+        plan = make_plan(run.migrations, found.rows if found else history)
+        return plan, await unfinished_as_login(run, connection), found is not None
 
 
-def rows(plan: Plan, unfinished: Unfinished) -> list[Row]:
+def rows(plan: Plan, unfinished: Unfinished, is_theirs: bool = False) -> list[Row]:
     """Return a row for each migration of the image, the history or the journal, by version."""
     edited = {row.version for _, row in plan.edited}
     known = [(row, state) for state, group in (("ahead", plan.ahead), ("missing", plan.missing)) for row in group] + [
-        (row, "edited" if row.version in edited else "applied") for _, row in plan.applied
+        (row, "edited" if row.version in edited else "adoptable" if is_theirs else "applied") for _, row in plan.applied
     ]
     result = [Row(row.version, row.filename, state, moment(row.applied_at)) for row, state in known]
     left = {version: progress(so_far) for version, so_far in unfinished.items()}
@@ -57,7 +74,7 @@ def rows(plan: Plan, unfinished: Unfinished) -> list[Row]:
         for so_far in [left.pop(migration.version, None)]
     ]
     result += [Row(version, NOT_HERE, "unfinished", progress=so_far) for version, so_far in left.items()]
-    return sorted(result, key=lambda row: row.version)
+    return [replace(row, layout=plan.layout) for row in sorted(result, key=lambda row: row.version)]
 
 
 def progress(progress: Progress) -> str:
@@ -76,7 +93,7 @@ def moment(applied_at: datetime | None) -> str | None:
 def to_table(rows: Sequence[Row]) -> str:
     """Return the rows as a table with a header."""
     cells = [("VERSION", "STATE", "APPLIED AT", "FILE")]
-    cells += [(str(row.version), row.state, row.applied_at or "-", row.filename) for row in rows]
+    cells += [(row.text, row.state, row.applied_at or "-", row.filename) for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
     lines += [f"{row.filename}: {row.progress}" for row in rows if row.progress]
@@ -84,8 +101,11 @@ def to_table(rows: Sequence[Row]) -> str:
 
 
 def to_json(rows: Sequence[Row]) -> str:
-    """Return the rows as a JSON array of objects."""
-    return json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False)
+    """Return the rows as a JSON array of objects; versions are numbers in the plain layout, and texts in others."""
+    objects = [asdict(row) | ({} if row.layout == PLAIN else {"version": row.text}) for row in rows]
+    for one in objects:
+        del one["layout"]
+    return json.dumps(objects, indent=2, ensure_ascii=False)
 
 
 def show(text: str) -> None:

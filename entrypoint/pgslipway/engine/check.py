@@ -8,12 +8,13 @@ from functools import partial
 from typing import TypeAlias
 
 from ..errors import Problem
-from ..files import LARGE, Source
+from ..files import LARGE, PLAIN, Source
 from ..migrations import Migration
 from .assignments import ISOLATION, LEVELS, MODE, assignments, refused
 from .markers import marker
 from .message import NO_TRANSACTION, excerpt
 from .sql import SqlError, Statement, folded, leading_comments, statements, text_start, tokens
+from .wishes import wishes
 
 PIECE = 1 << 16
 """Bytes of a large file that are sent at once: the memory of both sides stays bounded."""
@@ -35,6 +36,8 @@ OUTSIDE = re.compile(
     r"|DISCARD ALL|(COMMIT|ROLLBACK) PREPARED)\b"
 )
 """The statements that Postgres refuses inside a transaction block (25001): PreventInTransactionBlock in its sources."""
+FIND_OUT = {"flyway", "prisma"}
+"""The layouts whose tools run such a statement without being told that it needs no transaction."""
 TAKES_NO_SNAPSHOT = re.compile(r"(BEGIN|START|SET|RESET)\b")
 LEVEL_SETTINGS = {ISOLATION, f"default_{ISOLATION}"}
 USUAL_LEVEL = "READ COMMITTED"
@@ -87,6 +90,8 @@ class Contents:
     minimum_version: int | None = None
     wrapper: tuple[Statement, ...] = ()
     """The BEGIN and COMMIT around the whole file; they are not sent, since every file is a transaction."""
+    may_end_committed: bool = False
+    """A COMMIT alone at its end means nothing, as for the tool that it was written for."""
     count: int = 0
     is_large: bool = False
     """It is sent in pieces."""
@@ -115,10 +120,12 @@ def check(migration: Migration, source: Source) -> Contents:
         refuse_nul(source)
         refuse_bom(source)
         take_directives(migration, source, contents)
+        take_wishes(migration, source, contents, at)
         contents.drops_prepared = not contents.is_large and DEALLOCATE.search(source) is not None
-        if found := marker(source):
+        if found := marker(source, migration.layout):
             contents.problems.append(at(*found))
-        examine(source, contents, at)
+        if migration.is_sql:
+            examine(source, contents, at)
     except SqlError as error:
         contents.problems.append(at(error.offset, str(error)))
     return contents
@@ -185,6 +192,18 @@ def take_directives(migration: Migration, source: Source, contents: Contents) ->
                 contents.problems.append(Problem(f"minimum-version: {message}", migration.filename))
 
 
+def take_wishes(migration: Migration, source: Source, contents: Contents, at: At) -> None:
+    """Take over what the layout's tool would read in the file, or find out about its statements."""
+    if migration.layout == PLAIN:
+        return
+    without_transaction, refused = wishes(migration, source)
+    contents.problems += [at(*one) for one in refused]
+    contents.may_end_committed = True
+    if migration.layout in FIND_OUT and migration.is_sql:
+        without_transaction |= any(OUTSIDE.match(statement.text) for statement in statements(source))
+    contents.transactional &= not without_transaction
+
+
 def refusal(statement: Statement, source: Source, contents: Contents) -> str | None:
     """Say why `statement` can never work in such a file, and its replacement; or None."""
     text, transactional = statement.text, contents.transactional
@@ -228,8 +247,13 @@ def transaction_control(statement: Statement, transactional: bool) -> str:
 
 
 def is_wrapped(control: list[tuple[int, Statement]], contents: Contents) -> bool:
-    """Tell whether the only transaction control is a plain BEGIN at the start and a COMMIT at the end."""
-    if not contents.transactional or len(control) != 2:
+    """Tell whether all transaction control is a plain BEGIN at the start and a COMMIT at the end, or that alone."""
+    if not contents.transactional:
+        return False
+    if len(control) == 1 and contents.may_end_committed:
+        ((last, closing),) = control
+        return last == contents.count and CLOSING.fullmatch(closing.text) is not None
+    if len(control) != 2:
         return False
     (first, opening), (last, closing) = control
     return (

@@ -79,6 +79,15 @@ class Held:
     """The pid of the server's process that works on the connection; 0 where a pooler may change it."""
     another: Another | None = None
     """Opens one more connection, once, with optional settings; None where there must not be any."""
+    holder: Connection | None = None
+    """The connection whose transaction holds the lock, where it is not the one to work on."""
+    theirs: list[Callable[[], Awaitable[object]]] = field(default_factory=list)
+    """Gives up the lock of the tool that is taken over from, as long as it is held."""
+
+    async def give_up_theirs(self) -> None:
+        """Give up the lock of the tool that is taken over from, if it is still held."""
+        while self.theirs:
+            await self.theirs.pop()()
 
     async def is_ours(self) -> bool:
         """Tell whether the lock is still ours: a file may drop it."""
@@ -183,7 +192,7 @@ async def lock(connection: Connection, config: Config, history: History, undone_
             work = await holding.enter_async_context(reconnect_beside(waiting.connection, config))
             holder = await find_holder(work, waiting.key)
             condition = HELD_BY.format(pid=holder["pid"] if holder else 0, is_ours=is_ours_sql(waiting.key))
-            yield Held(work, condition, is_direct=False, another=another)
+            yield Held(work, condition, is_direct=False, another=another, holder=waiting.connection)
             return
         try:
             worker = waiting.connection

@@ -14,12 +14,16 @@ DIVIDED = (
     "this line is {tool}'s, for which it divides the file; here the whole file would be run, with the part that undoes "
     "the change. Move that part to a file that ends in .down.sql, and take {tool}'s lines out"
 )
+ALONE = (
+    "this line is {tool}'s, but the folder is not: its first file tells its layout. Move the part that undoes the "
+    "change to a file that ends in .down.sql, and take {tool}'s lines out; or set MIGRATE_LAYOUT={tool}"
+)
 DIRECTIVE = "this line is {tool}'s, and has no effect here; write what it asks for as SQL or as files, and take it out"
 UNDOES = "this is a script of {tool} that undoes a change; give it a name that ends in .down.sql, or leave it out"
 TOOLS = {
-    "goose": (r"\+goose\b", DIVIDED),
-    "dbmate": (r"migrate:(up|down)\b", DIVIDED),
-    "tern": (r"create above / drop below ----|tern: disable-tx ----", DIVIDED),
+    "goose": (r"\+goose\b", ALONE),
+    "dbmate": (r"migrate:(up|down)\b", ALONE),
+    "tern": (r"create above / drop below ----|tern: disable-tx ----", ALONE),
     "sql-migrate": (r"\+migrate\b", DIVIDED),
     "node-pg-migrate": (r"down\s+migration\b", DIVIDED),
     "micrate": (r"\+micrate\b", DIVIDED),
@@ -39,11 +43,11 @@ MARKER = re.compile(
 )
 
 
-def marker(source: Source) -> tuple[int, str] | None:
-    """Return the first byte of the first marker of another tool, and what to do about it. Raises SqlError."""
+def marker(source: Source, layout: str) -> tuple[int, str] | None:
+    """Return the first byte of the first marker of a tool other than the layout's, and what to do. Raises SqlError."""
     for match in MARKER.finditer(source):
-        if is_line_comment(source, match.start()):
-            tool, (_, message) = list(TOOLS.items())[int(str(match.lastgroup)[1:])]
+        tool, (_, message) = list(TOOLS.items())[int(str(match.lastgroup)[1:])]
+        if tool != layout and is_line_comment(source, match.start()):
             return match.start(), message.format(tool=tool)
     return None
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ..errors import HistoryConflict, Problem
-from ..migrations import Applied, Migration
+from ..migrations import Applied, Migration, shown
 from ..run import Run
 from ..words import names
 
@@ -30,6 +30,8 @@ class Plan:
 
     newest: int
     """The image's newest version."""
+    layout: str
+    """The layout of the image's folder."""
     pending: tuple[Migration, ...]
     edited: tuple[tuple[Migration, Applied], ...]
     ahead: tuple[Applied, ...]
@@ -39,6 +41,8 @@ class Plan:
     out_of_order: tuple[Migration, ...]
     """Pending, below a version that is applied."""
     applied: tuple[tuple[Migration, Applied], ...]
+    moved: tuple[tuple[Migration, Applied], ...] = ()
+    """Applied, under a version that another file has now."""
 
     def refusals(self, policy: Policy) -> Iterator[Problem | str]:
         """Yield each reason for which `up` must not run."""
@@ -50,13 +54,8 @@ class Plan:
                     row.filename,
                     joint=" ",
                 )
-        for row in self.missing:
-            yield Problem(
-                "was applied but is not in this image; put the file back, as it was, or, if it never belongs here, "
-                "delete its row from the history",
-                row.filename,
-                joint=" ",
-            )
+        yield from map(missing_problem, self.missing)
+        yield from map(moved_problem, self.moved)
         if policy.edited == "refuse":
             yield from map(edited_problem, self.edited)
         if self.ahead and policy.ahead == "refuse":
@@ -107,13 +106,21 @@ def make_plan(migrations: Sequence[Migration], history: Sequence[Applied]) -> Pl
     newest = max(in_image)
     applied = [(in_image[version], row) for version, row in sorted(in_history.items()) if version in in_image]
     unknown = [row for version, row in sorted(in_history.items()) if version not in in_image]
+    filenames = {migration.filename for migration in migrations}
+    moved = [(one, row) for one, row in applied if row.filename != one.filename and row.filename in filenames]
     last = max((row.applied_at or LONG_AGO for _, row in applied), default=None)
     ahead = [row for row in unknown if is_ahead(row, newest, last)]
     pending = [migration for version, migration in sorted(in_image.items()) if version not in in_history]
     return Plan(
         newest=newest,
+        layout=migrations[0].layout,
         pending=tuple(pending),
-        edited=tuple((migration, row) for migration, row in applied if is_edited(migration, row)),
+        edited=tuple(
+            (migration, row)
+            for migration, row in applied
+            if is_edited(migration, row) and (migration, row) not in moved
+        ),
+        moved=tuple(moved),
         ahead=tuple(ahead),
         missing=tuple(row for row in unknown if row not in ahead),
         out_of_order=tuple(migration for migration in pending if migration.version < max(in_history, default=0)),
@@ -129,6 +136,27 @@ def is_ahead(row: Applied, newest: int, last: datetime | None) -> bool:
 def is_edited(migration: Migration, row: Applied) -> bool:
     """Tell whether the file differs from the applied one; a row without a checksum matches by filename."""
     return row.filename != migration.filename if row.checksum is None else row.checksum != migration.checksum
+
+
+def missing_problem(row: Applied) -> Problem:
+    """Describe an applied migration that is gone, and the way out."""
+    return Problem(
+        "was applied but is not in this image; put the file back, as it was, or, if it never belongs here, "
+        "delete its row from the history",
+        row.filename,
+        joint=" ",
+    )
+
+
+def moved_problem(pair: tuple[Migration, Applied]) -> Problem:
+    """Describe an applied migration whose version is another file's now, and the way out."""
+    migration, row = pair
+    return Problem(
+        f"was applied as version {shown(migration.layout, row.version, row.filename)}, which {migration.filename} has "
+        "now; give each file the version that it was applied with",
+        row.filename,
+        joint=" ",
+    )
 
 
 def edited_problem(pair: tuple[Migration, Applied]) -> Problem:

@@ -3,15 +3,19 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from functools import partial
 
 from ..dial import Connection
-from ..errors import AccessRefused, BadConfiguration, BadMigrations, Problem
-from ..migrations import Applied, Migration
+from ..errors import AccessRefused, BadConfiguration, BadMigrations, Problem, StartOver
+from ..migrations import Migration
 from ..run import Run
+from .adopt import Adoption, look, refuse_still_at_work, write
+from .apply import patiently
 from .check import check
 from .hidden import refuse_hidden
 from .journal import NOT_BEGUN, Journal, Unfinished
 from .lock import Held, is_direct
+from .order import disorder
 from .plan import compare
 from .recovery import wait_for_orphan
 from .resume import refuse_what_is_stuck
@@ -34,6 +38,8 @@ FILES_AT_ONCE = 16
 async def prepare(run: Run, held: Held) -> list[Job]:
     """Plan again, now under the lock, and check the pending files; return them, ready to be applied.
 
+    Then adopt what another tool has applied, where that is asked for.
+
     Waits until the session of an earlier run that was killed works on none of them. Raises FilesChanged,
     HistoryConflict, AccessRefused, BadMigrations with all problems, BadConfiguration, HalfDone, and Locked for a
     session that does not end.
@@ -41,7 +47,10 @@ async def prepare(run: Run, held: Held) -> list[Job]:
     run.refuse_changed()
     journal = Journal(run.history)
     unfinished = await journal.unfinished(held.connection)
-    pending = compare(run, await run.history.rows(held.connection)).pending
+    rows, found = await look(run, run.history, held.connection)
+    if found and found.keys and not held.theirs:
+        raise StartOver("another tool's history has come up meanwhile")
+    pending = compare(run, found.rows if found else rows).pending
     for migration in pending:
         if in_flight := unfinished.get(migration.version, NOT_BEGUN).in_flight:
             await wait_for_orphan(held.connection, in_flight.statement or "", run.config.lock_timeout)
@@ -49,18 +58,22 @@ async def prepare(run: Run, held: Held) -> list[Job]:
     if not held.is_direct:
         refuse_what_needs_a_session(jobs)
     await refuse_hidden(run, held.connection, jobs)
+    if found:
+        await patiently(run, partial(write, run, run.history, held.connection, found))
     return jobs
 
 
-async def preview(run: Run, connection: Connection, history: Sequence[Applied]) -> tuple[list[Job], Unfinished]:
-    """Return the files that `up` would apply after such a history, and the unfinished ones. Raises as `up` would."""
+async def preview(run: Run, connection: Connection) -> tuple[list[Job], Unfinished, Adoption | None]:
+    """Return the files that `up` would apply, the unfinished ones, and what it would adopt. Raises as `up` would."""
     async with own_sql(run.history):
+        rows, found = await look(run, run.history_as_login, connection)
         unfinished = await unfinished_as_login(run, connection)
-        pending = compare(run, history).pending
+        pending = compare(run, found.rows if found else rows).pending
+        await refuse_still_at_work(run, run.history_as_login, connection, rows if pending else [])
         jobs = await check_all(run, connection, pending, unfinished, Journal(run.history_as_login))
         if not await is_direct(connection, run.config):
             refuse_what_needs_a_session(jobs)
-        return jobs, unfinished
+        return jobs, unfinished, found
 
 
 async def unfinished_as_login(run: Run, connection: Connection) -> Unfinished:
@@ -82,7 +95,7 @@ async def check_all(
         jobs.append(Job(migration, check(migration, migration.read()), run.history, run.config))
         if jobs[-1].contents.is_large or len(jobs) % FILES_AT_ONCE == 0:
             await asyncio.sleep(0)  # a signal may come while many files are read
-    problems = [problem for job in jobs for problem in job.contents.problems]
+    problems = [problem for job in jobs for problem in job.contents.problems] + disorder(run.migrations, pending)
     if wanted := set().union(*(job.contents.extensions for job in jobs)):
         async with connection.transaction():
             unavailable = {row["name"] for row in await connection.fetch(UNAVAILABLE, list(wanted))}

@@ -15,6 +15,7 @@ from tenacity import AsyncRetrying, RetryError, retry_if_result, stop_after_dela
 
 from ..dial import Connection
 from ..errors import Locked, Problem
+from ..migrations import Migration
 from ..quote import quote_literal, quote_name
 from ..words import short
 from .journal import Entry
@@ -208,15 +209,15 @@ async def wait_for_orphan(connection: Connection, statement: str, limit: float) 
         ) from error
 
 
-def undecided(filename: str, entry: Entry) -> Problem:
+def undecided(migration: Migration, entry: Entry) -> Problem:
     """Say that only a person can tell the fate of the statement in flight, with the commands to run."""
     begun = f", begun at {entry.started_at.isoformat(' ', 'seconds')}," if entry.started_at else ""
     return Problem(
         f"this was stopped while it ran outside a transaction{begun} and nobody but you can tell how far it got:\n"
         f"  {short(entry.statement or '')}\n"
         "look at the database, then say so, and run again:\n"
-        f"  pgslipway resolve {entry.version} --done    it took effect: go on after it\n"
-        f"  pgslipway resolve {entry.version} --retry   it did not, or doing it again is harmless: run it again",
-        filename,
+        f"  pgslipway resolve {migration.text} --done    it took effect: go on after it\n"
+        f"  pgslipway resolve {migration.text} --retry   it did not, or doing it again is harmless: run it again",
+        migration.filename,
         entry.line,
     )

@@ -72,13 +72,13 @@ async def refuse_what_is_stuck(connection: Connection, journal: Journal, job: Jo
         )
         raise HalfDone(Problem(begun, job.filename, joint=" "))
     if progress.in_flight and rule_of(progress.in_flight) is None:
-        raise HalfDone(undecided(job.filename, progress.in_flight))
+        raise HalfDone(undecided(job.migration, progress.in_flight))
     refuse_edited(job, job.migration.read(), await journal.checksums(connection, job.migration.version))
 
 
 def restart(job: Job) -> str:
     """Return the command that has a file begin anew."""
-    return f"pgslipway resolve {job.migration.version} --restart"
+    return f"pgslipway resolve {job.migration.text} --restart"
 
 
 def refuse_edited(job: Job, source: Source, done: Sequence[str]) -> None:

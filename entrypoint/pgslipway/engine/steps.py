@@ -99,7 +99,7 @@ class SteppedFile:
         """Find out whether the statement that an earlier run had in flight took effect. Raises HalfDone."""
         rule = rule_of(entry)
         if rule is None:
-            raise HalfDone(undecided(self.job.filename, entry))
+            raise HalfDone(undecided(self.job.migration, entry))
         took_effect = await self.settle(rule, entry, ALL)
         what = "took effect" if took_effect else "did not take effect, and is repeated"
         logger.info("%s: what an earlier run had in flight here %s", self.session.place(entry), what)
@@ -151,6 +151,7 @@ class SteppedFile:
         session, rule = self.session, rule_for(step.statement)
         if not session.held.is_direct and self.job.history.role:
             raise BadConfiguration(excerpt(self.job.filename, self.source, step.statement.start, NEEDS_ROLE))
+        await session.held.give_up_theirs()  # whoever waits for it has a snapshot, for which this may wait in turn
         entry = replace(step.entry(self.job.migration.version), statement=self.text_of(step))
         if_lost = f"{session.place(entry)} may be half done; the next run looks, and goes on from there"
         async with session.refusals(entry, if_lost):
@@ -207,7 +208,7 @@ class SteppedFile:
         if may_be_half_done and (begun is None or await has_committed(session.connection, begun)):
             busy = [Problem(str(error), self.job.filename, entry.line)]
             causes = error.problems if isinstance(error, MigrationFailed) else busy
-            raise HalfDone(*causes, undecided(self.job.filename, entry)) from error
+            raise HalfDone(*causes, undecided(self.job.migration, entry)) from error
         if rule is None:
             await session.write(session.journal.remove_sql(entry))
             return False

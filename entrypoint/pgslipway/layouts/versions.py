@@ -1,0 +1,102 @@
+"""The versions of other tools as numbers of the history: in the tool's order, no two alike, the same for ever.
+
+No heavy import, as in all that a start with nothing to do may load.
+"""
+
+FLYWAY = ((10**6, 0, 3), (10**14, 10**18, 1), (10**18, 3 * 10**18, 0))
+"""For a first part below this: the number that is added, and how many more parts there may be."""
+LATER = 10**4
+"""The later parts of a Flyway version are below this."""
+DIESEL_DIGITS = 18
+TIMESTAMP = 14
+"""Digits of a moment to the second."""
+PLACES = 9
+"""How many folders of Prisma's may begin with the same digits."""
+DAYS_TO_1970 = 719468
+"""From 0000-03-01 on, where a year ends with the leap day."""
+
+
+def is_number(text: str) -> bool:
+    """Tell whether `text` is decimal digits."""
+    return text.isdecimal() and text.isascii()
+
+
+def flyway(text: str) -> int:
+    """Return the number of a Flyway version such as 1.2, 1_2 or 20260131. Raises ValueError."""
+    parts = text.replace("_", ".").split(".")
+    if not all(map(is_number, parts)):
+        raise ValueError("a version is numbers with dots or underscores in between, such as 1.2")
+    first, *later = map(int, parts)
+    while later and not later[-1]:
+        later.pop()
+    base, most = next(((base, most) for bound, base, most in FLYWAY if first < bound), (0, -1))
+    if most < 0:
+        raise ValueError("the first number of a version has at most 18 digits")
+    if len(later) > most or any(part >= LATER for part in later):
+        raise ValueError(
+            f"after {first} a version may have {most} more number{'' if most == 1 else 's'}, each below {LATER}"
+        )
+    number = first
+    for place in range(most):
+        number = number * LATER + (later[place] if place < len(later) else 0)
+    return base + number
+
+
+def diesel(text: str) -> int:
+    """Return the number of a Diesel version, which is compared as text. Raises ValueError."""
+    digits = text.replace("-", "")
+    if not is_number(digits) or len(digits) > DIESEL_DIGITS:
+        raise ValueError(f"a version is at most {DIESEL_DIGITS} digits, with dashes as one likes")
+    return int(digits.ljust(DIESEL_DIGITS, "0"))
+
+
+def milliseconds(digits: str) -> int:
+    """Return the milliseconds from 1970 to a moment of UTC that is written as 14 digits. Raises ValueError."""
+    if not is_number(digits) or len(digits) != TIMESTAMP:
+        raise ValueError("a version is 14 digits, the moment to the second")
+    year, month, day = int(digits[:4]), int(digits[4:6]), int(digits[6:8])
+    hour, minute, second = int(digits[8:10]), int(digits[10:12]), int(digits[12:])
+    if month < 3:
+        year, month = year - 1, month + 12
+    days = 365 * year + year // 4 - year // 100 + year // 400 + (153 * (month - 3) + 2) // 5 + day - 1 - DAYS_TO_1970
+    return 1000 * (((24 * days + hour) * 60 + minute) * 60 + second)
+
+
+def flyway_text(name: str) -> str:
+    """Return the version in a filename of Flyway's, with dots; empty where there is none."""
+    stem, _, suffix = name.rpartition("/")[2].rpartition(".")
+    version = stem[1:].partition("__")[0].replace("_", ".")
+    return version if suffix.lower() == "sql" and stem[:1] == "V" and is_number(version.replace(".", "")) else ""
+
+
+def is_flyway(name: str) -> bool:
+    """Tell whether a name is one of Flyway's, or meant to be."""
+    base = name.rpartition("/")[2]
+    is_named = base[:1] in {"V", "U"} and (base[1:2].isdecimal() or "__" in base)
+    return base.lower().endswith(".sql") and (is_named or base.startswith("R__"))
+
+
+def shown(layout: str, version: int, filename: str) -> str:
+    """Return a version as its layout writes it."""
+    if layout == "flyway":
+        return flyway_text(filename) or str(version)
+    if layout in {"prisma", "diesel"}:
+        text = filename.partition("_")[0]
+        return text if is_number(text.replace("-", "")) else str(version)
+    return str(version)
+
+
+def numbers(layout: str, text: str) -> range:
+    """Return the numbers that a version as a person writes it may have; none where it is no version."""
+    try:
+        if layout == "flyway":
+            number = flyway(text)
+        elif layout == "diesel":
+            number = diesel(text)
+        elif layout == "prisma" and is_number(text):
+            return range(10 * int(text), 10 * int(text) + PLACES)
+        else:
+            number = int(text) if is_number(text) else -1
+    except ValueError:
+        number = -1
+    return range(number, number + 1) if number >= 0 else range(0)
