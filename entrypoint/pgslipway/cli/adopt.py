@@ -1,0 +1,40 @@
+"""`adopt`: what another tool has applied is taken over, and nothing else is done."""
+
+from functools import partial
+
+from ..connect import connect
+from ..engine.adopt import look, write
+from ..engine.apply import patiently
+from ..engine.lock import lock
+from ..engine.lock_sql import ANYTHING
+from ..engine.plan import compare
+from ..engine.sending import own_sql
+from ..engine.their_lock import their_lock
+from ..errors import BadConfiguration
+from ..migrations import discover
+from ..request import Request
+from ..run import Run, refuse_reader
+from ..words import count
+
+
+async def adopt(request: Request) -> str:
+    """Adopt, also beside a history of ours that is empty. Raises as `up` does before it applies a file."""
+    config = request.config
+    if config.adopt in {None, "none"}:
+        raise BadConfiguration("adopt needs MIGRATE_ADOPT: the tool to take over from, or baseline:VERSION@RELATION")
+    run = Run(config, discover(config.dir, config.layout), adopts_beside_empty=True)
+    async with (
+        connect(config, refuse_reader) as (connection, _),
+        own_sql(run.history),
+        lock(connection, config, run.history, ANYTHING) as held,
+    ):
+        assert held  # noqa: S101  # something is always pending for ANYTHING
+        rows, found = await look(run, run.history, held.connection)
+        compare(run, found.rows if found else rows)
+        async with their_lock(run, held, found):
+            rows, found = await look(run, run.history, held.connection)
+            if found:
+                await patiently(run, partial(write, run, run.history, held.connection, found))
+    if not found:
+        return f"nothing to adopt: the history has {count(len(rows), 'row')}" if rows else "nothing to adopt"
+    return f"adopted {count(run.adopted, 'migration')} from {found.source}"
