@@ -81,7 +81,7 @@ async def apply_pending(run: Run, connection: Connection) -> None:
                 logger.info("another runner has applied everything")
                 return
             async with their_lock.their_lock(run, held, found):
-                jobs = await preflight.prepare(run, held)
+                jobs = await preflight.prepare(run, held, adopts=found is not None)
                 await apply.upgrade(run, held, jobs)
                 is_ours = False  # until the end of the first file has told
                 with apply.meanwhile() as ahead:

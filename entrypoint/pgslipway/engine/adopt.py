@@ -18,7 +18,7 @@ from ..migrations import Applied, Migration
 from ..run import Run
 from ..words import count, few
 from .their_rows import Entry, Theirs
-from .their_tables import Table, read, table_of, tables_like
+from .their_tables import Table, has_like, read, table_of, tables_like
 from .tools import STRANGERS, TOOLS, Tool
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ async def look(run: Run, history: History, connection: Connection) -> tuple[list
         if name in TOOLS and history.table in TOOLS[name].tables:
             raise BadConfiguration(same_name(history, TOOLS[name])) from error
         raise
-    if rows or name == "none":
+    if rows or name == "none" or (not name and not await has_like(history, connection)):
         return rows, None
     async with history.transaction(connection):
         if name == "baseline":

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from ..dial import Connection
-from ..errors import AccessRefused, BadConfiguration, BadMigrations, Problem, StartOver
+from ..errors import AccessRefused, BadConfiguration, BadMigrations, Problem
 from ..migrations import Migration
 from ..run import Run
 from .adopt import Adoption, look, refuse_still_at_work, write
@@ -35,10 +35,10 @@ FILES_AT_ONCE = 16
 """Small files that are checked without a look at whether we are to stop."""
 
 
-async def prepare(run: Run, held: Held) -> list[Job]:
+async def prepare(run: Run, held: Held, *, adopts: bool) -> list[Job]:
     """Plan again, now under the lock, and check the pending files; return them, ready to be applied.
 
-    Then adopt what another tool has applied, where that is asked for.
+    Then adopt what another tool has applied, where the look before the lock has found it.
 
     Waits until the session of an earlier run that was killed works on none of them. Raises FilesChanged,
     HistoryConflict, AccessRefused, BadMigrations with all problems, BadConfiguration, HalfDone, and Locked for a
@@ -47,9 +47,10 @@ async def prepare(run: Run, held: Held) -> list[Job]:
     run.refuse_changed()
     journal = Journal(run.history)
     unfinished = await journal.unfinished(held.connection)
-    rows, found = await look(run, run.history, held.connection)
-    if found and found.keys and not held.theirs:
-        raise StartOver("another tool's history has come up meanwhile")
+    if adopts:
+        rows, found = await look(run, run.history, held.connection)
+    else:
+        rows, found = await run.history.rows(held.connection), None
     pending = compare(run, found.rows if found else rows).pending
     for migration in pending:
         if in_flight := unfinished.get(migration.version, NOT_BEGUN).in_flight:

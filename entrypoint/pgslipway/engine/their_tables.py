@@ -7,8 +7,9 @@ import asyncpg
 
 from ..dial import Connection
 from ..errors import AccessRefused, BadConfiguration, HistoryConflict
+from ..history import History
 from ..migrations import Migration
-from ..quote import quote_name
+from ..quote import quote_literal, quote_name
 from ..words import few
 from .their_rows import Theirs
 from .tools import STRANGERS, TOOLS, Tool
@@ -52,6 +53,14 @@ class Table:
     def shown(self) -> str:
         """The name as a person writes it in a setting."""
         return f"{self.schema}.{self.name}"
+
+
+async def has_like(history: History, connection: Connection) -> bool:
+    """Tell in one round trip whether there is a table, besides ours, that has the name of some tool's."""
+    names = ", ".join(map(quote_literal, NAMES))
+    ours = f"pg_catalog.to_regclass({quote_literal(history.name)})"
+    query = f"SELECT FROM pg_catalog.pg_class WHERE relname IN ({names}) AND oid IS DISTINCT FROM {ours}"
+    return await connection.execute(query) != "SELECT 0"
 
 
 async def tables_like(connection: Connection, relation: str) -> list[Table]:
