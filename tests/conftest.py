@@ -213,6 +213,7 @@ class Folder:
     def __call__(self, files: Mapping[str, str | bytes]) -> Path:
         self.path.mkdir(exist_ok=True)
         for name, content in files.items():
+            (self.path / name).parent.mkdir(parents=True, exist_ok=True)
             (self.path / name).write_bytes(content.encode() if isinstance(content, str) else content)
         return self.path
 

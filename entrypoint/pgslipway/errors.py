@@ -18,6 +18,7 @@
 
 What steers a run; the first leaves it only where it comes again and again, and the rest never:
 
+    LayoutsMeet, a BadMigrations: the plain layout, where the history has its filenames
     FilesChanged, a BadMigrations: read the folder, connect, lock and plan anew
     StartOver: connect, lock, read the history and plan anew
         NewSession: the same file again, on a new session
@@ -31,6 +32,7 @@ No heavy import here, as in every module that a start with nothing to do shares 
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import ClassVar
 
 SIGNALS = {2: "SIGINT", 15: "SIGTERM"}
@@ -129,6 +131,14 @@ class BadMigrations(SlipwayError, exit_code=21, result="bad migration files"):
 def bad_file(name: str, text: str, line: int = 0) -> BadMigrations:
     """Return the failure about a file that cannot be used."""
     return BadMigrations(Problem(text, name if name.isprintable() else ascii(name), line))
+
+
+class LayoutsMeet(BadMigrations, result="bad migration files"):
+    """The files of two layouts are in one folder."""
+
+    def __init__(self, problem: str, layouts: "Iterable[str]") -> None:
+        super().__init__(problem)
+        self.layouts = {*layouts}
 
 
 class FilesChanged(BadMigrations, result="bad migration files"):

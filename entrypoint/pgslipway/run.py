@@ -9,8 +9,19 @@ from dataclasses import dataclass, field
 import asyncpg
 
 from .config import Config
+from .connect import connect
 from .dial import Connection
-from .errors import BadConfiguration, DatabaseUnavailable, FilesChanged, Locked, NewSession, Problem, StartOver
+from .errors import (
+    BadConfiguration,
+    DatabaseUnavailable,
+    FilesChanged,
+    LayoutsMeet,
+    Locked,
+    NewSession,
+    Problem,
+    StartOver,
+)
+from .files import PLAIN
 from .history import History
 from .migrations import CHANGED, Migration, discover
 from .words import few
@@ -112,6 +123,25 @@ class Run:
         if self.restarts > len(self.migrations) + RESTARTS:
             raise Locked(f"the migration lock cannot be kept: {error}") from error
         logger.info("starting over: %s", error)
+
+
+async def begin(config: Config, applied: list[str] | None = None) -> Run:
+    """Return the run over the files of the folder; `applied` gets the name of each file once it is committed.
+
+    Where two layouts meet in the folder, and one of them is the plain one, the history tells whether it was so before:
+    then the other files stay what they were, no migrations. Raises BadMigrations, and whatever `connect` raises.
+    """
+    applied = [] if applied is None else applied
+    try:
+        return Run(config, discover(config.dir, config.layout), applied)
+    except LayoutsMeet as error:
+        if PLAIN not in error.layouts or not config.location:
+            raise
+        run = Run(config.but(layout=PLAIN), discover(config.dir, PLAIN), applied)
+        async with connect(config, run.history_as_login.rows) as (_, rows):
+            if {row.filename for row in rows}.isdisjoint(one.filename for one in run.migrations):
+                raise
+        return run
 
 
 async def refuse_reader(connection: Connection) -> None:

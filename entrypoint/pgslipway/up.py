@@ -13,8 +13,7 @@ from .config import Config
 from .connect import connect
 from .dial import Connection
 from .errors import FilesChanged, StartOver
-from .migrations import discover
-from .run import Run
+from .run import Run, begin
 from .words import count, newest
 
 logger = logging.getLogger(__name__)
@@ -32,8 +31,8 @@ async def up(config: Config, applied: list[str]) -> str:
 
     `applied` gets the name of each file once it is committed, whatever comes afterwards.
     """
-    run = Run(config, discover(config.dir, config.layout), applied)
-    await bring_up_to_date(run, partial(connect, config))
+    run = await begin(config, applied)
+    await bring_up_to_date(run, partial(connect, run.config))
     done = [f"adopted {count(run.adopted, 'migration')}"] if run.adopted else []
     done += [f"applied {count(len(applied), 'migration')}"] if applied else []
     return f"up to date: {', '.join(done) or 'nothing to do'}; {newest([one.filename for one in run.migrations])}"

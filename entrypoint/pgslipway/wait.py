@@ -8,8 +8,7 @@ from .config import Config
 from .connect import connect
 from .dial import Connection
 from .errors import AccessRefused, DatabaseUnavailable, FilesChanged, NotYet
-from .migrations import discover
-from .run import Run
+from .run import Run, begin
 from .words import count, names, newest
 
 logger = logging.getLogger(__name__)
@@ -20,7 +19,7 @@ async def wait(config: Config) -> str:
 
     Raises NotYet with the missing ones when the wait timeout has passed.
     """
-    run = Run(config, discover(config.dir, config.layout))
+    run = await begin(config)
 
     async def look(connection: Connection) -> None:
         try:

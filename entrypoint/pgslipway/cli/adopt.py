@@ -11,9 +11,8 @@ from ..engine.plan import compare
 from ..engine.sending import own_sql
 from ..engine.their_lock import their_lock
 from ..errors import BadConfiguration
-from ..migrations import discover
 from ..request import Request
-from ..run import Run, refuse_reader
+from ..run import begin, refuse_reader
 from ..words import count
 
 
@@ -22,7 +21,8 @@ async def adopt(request: Request) -> str:
     config = request.config
     if config.adopt in {None, "none"}:
         raise BadConfiguration("adopt needs MIGRATE_ADOPT: the tool to take over from, or baseline:VERSION@RELATION")
-    run = Run(config, discover(config.dir, config.layout), adopts_beside_empty=True)
+    run = await begin(config)
+    run.adopts_beside_empty = True
     async with (
         connect(config, refuse_reader) as (connection, _),
         own_sql(run.history),

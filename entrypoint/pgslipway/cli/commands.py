@@ -12,9 +12,9 @@ from ..engine.check import check as check_file
 from ..engine.order import disorder
 from ..engine.preflight import preview
 from ..errors import BadMigrations, NotYet
-from ..migrations import discover, migrations_in
+from ..migrations import migrations_in
 from ..request import Request
-from ..run import Run, refuse_reader
+from ..run import begin, refuse_reader
 from ..words import count, few, names
 from .adopt import adopt
 from .rehearse import rehearse
@@ -41,7 +41,7 @@ async def status(request: Request) -> str:
 
 async def plan(request: Request) -> str:
     """Show the files that `up` would apply. Raises the failure with which `up` would refuse."""
-    run = Run(request.config, discover(request.config.dir, request.config.layout))
+    run = await begin(request.config)
 
     async def first_query(connection: Connection) -> None:
         if not await run.history_as_login.is_current(connection, run.migrations):

@@ -16,8 +16,8 @@ from ..engine.plan import Plan, make_plan
 from ..engine.preflight import unfinished_as_login
 from ..engine.sending import own_sql
 from ..files import PLAIN
-from ..migrations import Applied, discover, shown
-from ..run import Run
+from ..migrations import Applied, shown
+from ..run import begin
 from ..words import short, visible
 
 NOT_HERE = "(a file that this image does not have)"
@@ -48,7 +48,7 @@ async def plan_of(config: Config) -> tuple[Plan, Unfinished, bool]:
 
     And tell whether that is another tool's history, which is still to be adopted.
     """
-    run = Run(config, discover(config.dir, config.layout))
+    run = await begin(config)
 
     async def first_look(connection: Connection) -> tuple[list[Applied], Adoption | None]:
         return await look(run, run.history_as_login, connection)

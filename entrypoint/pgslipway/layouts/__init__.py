@@ -3,7 +3,7 @@
 Each is read in place, by its tool's rules. No heavy import: a start with nothing to do in such a folder loads this.
 """
 
-from ..errors import BadMigrations
+from ..errors import LayoutsMeet
 from .entries import File, below
 from .versions import is_flyway
 
@@ -17,7 +17,7 @@ JOURNAL = "meta/_journal.json"
 
 
 def recognise(visible: "Visible", files: "Visible", content_of: "Callable[[Entry], bytes]") -> tuple[str, str]:
-    """Return the layout of a folder and the name that told it. Raises BadMigrations where two layouts meet.
+    """Return the layout of a folder and the name that told it. Raises LayoutsMeet.
 
     `files` are the .sql files among the entries.
     """
@@ -26,9 +26,10 @@ def recognise(visible: "Visible", files: "Visible", content_of: "Callable[[Entry
         found.setdefault(layout, name)
     if len(found) > 1:
         examples = " and ".join(f"{name} ({layout})" for layout, name in found.items())
-        raise BadMigrations(
+        raise LayoutsMeet(
             f"two layouts meet in this folder: {examples}; keep the files of one of them, or say which one it is with "
-            "MIGRATE_LAYOUT, and the others are not read"
+            "MIGRATE_LAYOUT, and the others are not read",
+            found,
         )
     return next(iter(found.items()), ("plain", ""))
 
