@@ -45,6 +45,7 @@ def versions(plan: Plan) -> dict[str, list[int]]:
         "pending": [migration.version for migration in plan.pending],
         "applied": [known.version for _, known in plan.applied],
         "edited": [known.version for _, known in plan.edited],
+        "moved": [known.version for _, known in plan.moved],
         "ahead": [known.version for known in plan.ahead],
         "missing": [known.version for known in plan.missing],
         "out_of_order": [migration.version for migration in plan.out_of_order],
@@ -77,6 +78,12 @@ PLANS = {
         [replace(row(1, checksum=None), filename="001_x.sql")],
         {"applied": [1], "edited": [1]},
     ),
+    "taken-over-without-a-name": ([1], [replace(row(1, checksum=None), filename="1")], {"applied": [1]}),
+    "two-have-changed-places": (
+        [1, 2],
+        [replace(row(1), filename="002_b.sql"), replace(row(2), filename="001_a.sql")],
+        {"applied": [1, 2], "moved": [1, 2]},
+    ),
     "renamed-with-the-same-text": ([1], [replace(row(1), filename="001_x.sql")], {"applied": [1]}),
 }
 
@@ -100,6 +107,10 @@ EDITED = (
     "(MIGRATE_EDITED=warn lets it pass)"
 )
 OTHER_NAME = "version 1 was applied as 001_x.sql but is 001_a.sql in this image"
+MOVED = (
+    "002_b.sql was applied as version 1, which 001_a.sql has now; give each file the version that it was applied with",
+    "001_a.sql was applied as version 2, which 002_b.sql has now; give each file the version that it was applied with",
+)
 AHEAD = "the database is ahead of this image: 003_c.sql (MIGRATE_AHEAD=refuse)"
 BRANCHES = (
     "two branches: the database has 003_c.sql, which this image does not have, and this image has 002_b.sql, which is "
@@ -123,6 +134,7 @@ REFUSALS = {
     "edited": (PLANS["edited"], DEFAULT, [EDITED]),
     "edited-allowed": (PLANS["edited"], RELAXED, []),
     "other-name": (PLANS["taken-over-by-another-name"], DEFAULT, [OTHER_NAME]),
+    "moved-whatever-is-allowed": (PLANS["two-have-changed-places"], RELAXED, [*MOVED]),
     "ahead": (PLANS["ahead"], DEFAULT, []),
     "ahead-allowed": (PLANS["ahead"], RELAXED, []),
     "ahead-refused": (PLANS["ahead"], STRICT, [AHEAD]),

@@ -134,8 +134,13 @@ def is_ahead(row: Applied, newest: int, last: datetime | None) -> bool:
 
 
 def is_edited(migration: Migration, row: Applied) -> bool:
-    """Tell whether the file differs from the applied one; a row without a checksum matches by filename."""
-    return row.filename != migration.filename if row.checksum is None else row.checksum != migration.checksum
+    """Tell whether the file differs from the applied one; a row without a checksum matches by filename.
+
+    One that was adopted from a tool that keeps no names, by an image without the file, has its version for a name.
+    """
+    if row.checksum is None:
+        return row.filename not in {migration.filename, str(migration.version)}
+    return row.checksum != migration.checksum
 
 
 def missing_problem(row: Applied) -> Problem:
