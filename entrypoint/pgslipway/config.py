@@ -114,6 +114,7 @@ DECLARED = (
     Setting("out_of_order", choice("allow", "refuse"), "allow", "a late, lower version: allow or refuse"),
     Setting("edited", choice("refuse", "warn"), "refuse", "an applied file was edited: refuse or warn"),
     Setting("adopt", adoption, None, "take over what another tool has applied: its name, or baseline:VERSION@RELATION"),
+    Setting("create_database", choice("no", "yes"), "no", "create a database that does not exist: no or yes"),
     Setting("log_format", choice("auto", "text", "json"), "auto", "auto, text or json"),
     Setting("termination_log", path_text, None, "file for the outcome as JSON"),
 )
@@ -140,6 +141,8 @@ class Config:
     out_of_order: str
     edited: str
     adopt: str | None
+    create_database: str
+    """"no"; "yes", which becomes "expect" where somebody else creates it."""
     log_format: str
     termination_log: str | None
     location: Location | None = None

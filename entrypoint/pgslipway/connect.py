@@ -9,8 +9,8 @@ from typing import TypeVar
 
 from .config import Config, Location
 from .dial import Connection, open_connection
-from .driver_errors import BROKEN, NO_ANSWER, RETRIED, describe, heals, verdict
-from .errors import AccessRefused, BadConfiguration, DatabaseUnavailable, NotYet, SlipwayError
+from .driver_errors import BROKEN, NO_ANSWER, RETRIED, describe, heals, lacks_database, verdict
+from .errors import AccessRefused, BadConfiguration, DatabaseUnavailable, NoDatabase, NotYet, SlipwayError
 
 Answer = TypeVar("Answer")
 
@@ -74,8 +74,7 @@ async def wait_for_answer(
                 connection = await open_connection(location, next(numbers), 0.95 * seconds)
                 return connection, await ask(connection, first_query)
         except Exception as error:
-            if location.read_again() and verdict(error) in {AccessRefused, BadConfiguration}:
-                raise DatabaseUnavailable(f"{describe(error)}; the settings have changed since") from None
+            await help_next(config, location, seconds, error)
             raise
 
     try:
@@ -92,6 +91,22 @@ async def wait_for_answer(
         if failure := gave_up(error, config, list(causes)):
             raise failure from error
         raise
+
+
+async def help_next(config: Config, location: Location, seconds: float, error: Exception) -> None:
+    """After a failed attempt, create the missing database or read the settings again: the next attempt may succeed.
+
+    Raises DatabaseUnavailable then, NoDatabase where somebody else creates it, and the failures of doing so.
+    """
+    if config.create_database != "no" and lacks_database(error):
+        if config.create_database == "expect":
+            raise NoDatabase(describe(error)) from None
+        from .create import create_database  # once in the life of a database
+
+        await create_database(config, location, seconds)
+        raise DatabaseUnavailable(describe(error)) from None
+    if location.read_again() and verdict(error) in {AccessRefused, BadConfiguration}:
+        raise DatabaseUnavailable(f"{describe(error)}; the settings have changed since") from None
 
 
 async def ask(connection: Connection, first_query: Callable[[Connection], Awaitable[Answer]]) -> Answer:

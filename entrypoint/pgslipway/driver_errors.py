@@ -9,7 +9,16 @@ from contextlib import contextmanager
 
 import asyncpg
 
-from .errors import AccessRefused, BadConfiguration, Busy, DatabaseUnavailable, NotYet, SlipwayError, StartOver
+from .errors import (
+    AccessRefused,
+    BadConfiguration,
+    Busy,
+    DatabaseUnavailable,
+    NoDatabase,
+    NotYet,
+    SlipwayError,
+    StartOver,
+)
 
 BROKEN = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 """The exceptions of asyncpg when a connection breaks, among its others."""
@@ -17,7 +26,7 @@ BUSY = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError, asyncpg.Se
 """Pass when whoever uses the tables is done."""
 MADE = (asyncpg.UniqueViolationError, asyncpg.DuplicateSchemaError, asyncpg.DuplicateTableError)
 """The failures of making a schema or a table that somebody else makes at the same moment."""
-RETRIED = {DatabaseUnavailable, NotYet}
+RETRIED = {DatabaseUnavailable, NoDatabase, NotYet}
 NO_ANSWER = "no answer in time"
 HEALING = {"08", "25", "40", "53", "57", "58", "XX"}
 """Classes of SQLSTATE that may pass: connection, read-only, conflict, resources, operator, system, internal."""
@@ -72,6 +81,13 @@ def verdict(error: BaseException) -> type[SlipwayError] | None:
         case OSError():
             return AccessRefused if "rejected SSL upgrade" in str(error) else DatabaseUnavailable
     return None
+
+
+def lacks_database(error: BaseException) -> bool:
+    """Tell whether the server, or a pooler, has no database of that name."""
+    error = root(error)
+    is_refusal = isinstance(error, asyncpg.PostgresError)
+    return is_refusal and bool(re.search('database ".*" does not exist|no such database', str(error)))
 
 
 def is_about_a_file(error: BaseException) -> bool:

@@ -120,6 +120,10 @@ class NotYet(SlipwayError, exit_code=14, result="not yet"):
     """The schema is not there yet, or something is pending."""
 
 
+class NoDatabase(NotYet, result="not yet"):
+    """The database is not there yet: another run creates it."""
+
+
 class BadConfiguration(SlipwayError, exit_code=20, result="bad configuration"):
     """A setting is missing or malformed."""
 

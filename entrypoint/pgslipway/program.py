@@ -113,8 +113,10 @@ async def perform(request: Request) -> str:
         from .wait import wait
 
         return await wait(request.config)
-    from .cli.commands import COMMANDS
+    from .cli.commands import COMMANDS, CREATING
 
+    if request.options.command not in CREATING:
+        request.config = request.config.but(create_database="no")
     return await COMMANDS[request.options.command](request)
 
 

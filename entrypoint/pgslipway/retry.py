@@ -71,7 +71,7 @@ def log_causes(
 
     def log_retry(state: RetryCallState) -> None:
         cause, now = describe(failure_of(state)), time.monotonic()
-        if isinstance(failure_of(state), NotYet) or now - logged.get(cause, -inf) < REPEAT_INTERVAL:
+        if type(failure_of(state)) is NotYet or now - logged.get(cause, -inf) < REPEAT_INTERVAL:
             return
         logged[cause] = now
         logger.info(

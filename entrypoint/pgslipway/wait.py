@@ -19,6 +19,8 @@ async def wait(config: Config) -> str:
 
     Raises NotYet with the missing ones when the wait timeout has passed.
     """
+    if config.create_database == "yes":
+        config = config.but(create_database="expect")
     run = await begin(config)
 
     async def look(connection: Connection) -> None:

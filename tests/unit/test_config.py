@@ -33,6 +33,7 @@ VALUES: dict[str, tuple[str, object]] = {
     "MIGRATE_OUT_OF_ORDER": ("refuse", "refuse"),
     "MIGRATE_EDITED": ("warn", "warn"),
     "MIGRATE_ADOPT": ("goose:ops.goose_db_version", "goose:ops.goose_db_version"),
+    "MIGRATE_CREATE_DATABASE": ("yes", "yes"),
     "MIGRATE_LOG_FORMAT": ("json", "json"),
     "MIGRATE_TERMINATION_LOG": ("/tmp/log", "/tmp/log"),
 }
@@ -52,6 +53,7 @@ DEFAULTS = {
     "MIGRATE_OUT_OF_ORDER": "allow",
     "MIGRATE_EDITED": "refuse",
     "MIGRATE_ADOPT": None,
+    "MIGRATE_CREATE_DATABASE": "no",
     "MIGRATE_LOG_FORMAT": "auto",
     "MIGRATE_TERMINATION_LOG": None,
 }
@@ -70,6 +72,7 @@ MALFORMED = {
     "MIGRATE_OUT_OF_ORDER": "no",
     "MIGRATE_EDITED": "allow",
     "MIGRATE_ADOPT": "gooze",
+    "MIGRATE_CREATE_DATABASE": "true",
     "MIGRATE_LOG_FORMAT": "xml",
 }
 EXPECTED = """\
@@ -90,6 +93,7 @@ MIGRATE_OUT_OF_ORDER: expected allow or refuse, not 'no'
 MIGRATE_EDITED: expected refuse or warn, not 'allow'
 MIGRATE_ADOPT: expected none, baseline:VERSION@RELATION or one of golang-migrate, goose, dbmate, flyway, sqlx, prisma, \
 drizzle, diesel, refinery, tern, supabase, not 'gooze'
+MIGRATE_CREATE_DATABASE: expected no or yes, not 'true'
 MIGRATE_LOG_FORMAT: expected auto or text or json, not 'xml'"""
 URL = "postgresql://bob:secret@db:5433/shop"
 

@@ -84,3 +84,5 @@ async def check(request: Request) -> str:
 COMMANDS: dict[str, Command] = {
     "status": status, "plan": plan, "adopt": adopt, "resolve": resolve, "check": check, "rehearse": rehearse,
 }  # fmt: skip
+CREATING = {"adopt"}
+"""The commands that may create a database."""
