@@ -50,7 +50,8 @@ TRANSACTION_ENDED = "this file ended the transaction it ran in"
 ROW_REMOVED = "this file removed its own row from the history"
 ROW_HIDDEN = "row-level security hides the row of this file"
 TABLE_CHANGED = "this file changed the columns or the key of the history table"
-FINDINGS = (TRANSACTION_ENDED, ROW_REMOVED, ROW_HIDDEN, TABLE_CHANGED)
+ROW_WRITTEN = "this file wrote its own row into the history again"
+FINDINGS = (TRANSACTION_ENDED, ROW_REMOVED, ROW_HIDDEN, ROW_WRITTEN, TABLE_CHANGED)
 """None of them is the name of a parameter, so that setting it fails, with this text in the error."""
 TYPES = {
     "version": {"smallint", "integer", "bigint"},

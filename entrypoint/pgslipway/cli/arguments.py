@@ -16,6 +16,7 @@ COMMANDS = {
     "status": "show a row for each migration (--json, --exit-code: 14 when something is pending)",
     "plan": "show the files that `up` would apply, or exit with the code of its refusal",
     "adopt": "take over what another tool has applied (MIGRATE_ADOPT), and nothing else",
+    "down": "undo every applied migration above VERSION, newest first (down 0: all)",
     "resolve": "decide on a half-done file: resolve VERSION --done, --retry or --restart",
     "check": "check the files alone, without a database (--since VERSION)",
     "rehearse": "apply everything to a throw-away embedded Postgres (DIR instead of MIGRATE_DIR)",
@@ -23,7 +24,7 @@ COMMANDS = {
 DECISIONS = ("done", "retry", "restart")
 OPTIONS = {"json": "status", "exit_code": "status", "since": "check", **dict.fromkeys(DECISIONS, "resolve")}
 """The options that belong to one command only."""
-TAKE_ARGUMENT = {"rehearse", "resolve"}
+TAKE_ARGUMENT = {"down", "rehearse", "resolve"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -50,6 +51,8 @@ def parse(arguments: Sequence[str]) -> tuple[Options, dict[str, str]]:
         raise BadConfiguration(f"{options.command} takes no argument; see pgslipway --help")
     if options.command == "resolve":
         check_resolve(options)
+    if options.command == "down" and options.argument is None:
+        raise BadConfiguration("down takes the version to go back to, as in: pgslipway down 3; `down 0` undoes all")
     flags = {variable: value for variable in SETTINGS if (value := getattr(options, variable)) is not None}
     if options.command == "rehearse" and options.argument is not None:
         flags["MIGRATE_DIR"] = options.argument

@@ -17,6 +17,7 @@ from ..request import Request
 from ..run import begin, refuse_reader
 from ..words import count, few, names
 from .adopt import adopt
+from .down import down
 from .rehearse import rehearse
 from .resolve import resolve
 from .rows import plan_of, progress, rows, show, to_json, to_table
@@ -82,7 +83,8 @@ async def check(request: Request) -> str:
 
 
 COMMANDS: dict[str, Command] = {
-    "status": status, "plan": plan, "adopt": adopt, "resolve": resolve, "check": check, "rehearse": rehearse,
+    "status": status, "plan": plan, "adopt": adopt, "down": down, "resolve": resolve, "check": check,
+    "rehearse": rehearse,
 }  # fmt: skip
 CREATING = {"adopt"}
 """The commands that may create a database."""

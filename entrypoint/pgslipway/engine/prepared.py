@@ -14,6 +14,7 @@ from .leftovers import OURS, drop_prepared_sql, is_put_back_sql, keeps_prepared
 from .lock import Held
 from .lock_sql import lock_key
 from .sending import Job, settings_sql
+from .undo import forget_sql, verify_gone_sql
 
 RECORD, VERIFY, SETTINGS, END = OURS
 OPENING = 80
@@ -35,8 +36,13 @@ class Around(NamedTuple):
 
 def plain(held: Held, job: Job, settings: str, condition: str) -> Around:
     """Return what can be sent at any time, with such settings; the row is written on a `condition`."""
-    record = job.history.record_sql(row_sql_values(job.migration, job.contents.minimum_version), condition)
-    return Around(f"{settings}; {record}", job.history.verify_sql(job.migration.version), end_sql(held, job))
+    version = job.migration.version
+    if job.undoes:
+        record, verify = forget_sql(job.history, version, condition), verify_gone_sql(job.history, version)
+    else:
+        record = job.history.record_sql(row_sql_values(job.migration, job.contents.minimum_version), condition)
+        verify = job.history.verify_sql(version)
+    return Around(f"{settings}; {record}", verify, end_sql(held, job))
 
 
 def short(held: Held, job: Job) -> Around:

@@ -49,6 +49,8 @@ class Job:
     contents: Contents
     history: History
     config: Config
+    undoes: bool = False
+    """It is the down part of an applied migration, whose row it removes."""
 
     @property
     def filename(self) -> str:

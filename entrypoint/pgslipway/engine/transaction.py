@@ -48,8 +48,8 @@ from .watch import Watch
 
 logger = logging.getLogger(__name__)
 
-RECORDED = "INSERT 0 1"
-"""The tag that says that a history row was written."""
+RECORDED, FORGOTTEN = "INSERT 0 1", "DELETE 1"
+"""The tags that say that a history row was written, or removed."""
 STILL_OURS = "SELECT 1"
 """The tag that says that a file was committed, did not drop the lock, and left nothing else to be dropped."""
 STOPPED = {"08", "40", "53", "57"}
@@ -93,6 +93,8 @@ def may_repeat(failure: Unplaced, started: float) -> bool:
 
 def if_lost(job: Job) -> str:
     """Return the state of the file when the answer to its COMMIT is lost."""
+    if job.undoes:
+        return f"{job.filename} is either undone or not at all; `status` will tell"
     return f"{job.filename} is either applied and recorded or neither; the next run will tell"
 
 
@@ -168,7 +170,7 @@ async def begin(held: Held, job: Job, watch: Watch) -> None:
         await drop_prepared(held)  # by an earlier try, whose ROLLBACK left them
         await have_it_read_as_sent(held)
         tag = await held.connection.execute(begin_sql(held, job, watch))
-    if tag != RECORDED:
+    if tag != (FORGOTTEN if job.undoes else RECORDED):
         if await held.is_ours():
             cause = f"a trigger or a row-level security policy on {job.history.name} lets no row in; remove it"
             raise HistoryConflict(Problem(f"could not be recorded: {cause}", job.filename, joint=" "))
