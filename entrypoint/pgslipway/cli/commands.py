@@ -11,6 +11,7 @@ from ..dial import Connection
 from ..engine.check import check as check_file
 from ..engine.order import disorder
 from ..engine.preflight import preview
+from ..engine.squash import misplaced
 from ..errors import BadMigrations, NotYet
 from ..migrations import migrations_in
 from ..request import Request
@@ -68,11 +69,13 @@ async def check(request: Request) -> str:
     migrations = migrations_in(folder)
     since = version_given("--since", request.options.since, folder.layout) if request.options.since else range(1)
     chosen = [migration for migration in migrations if migration.version >= since.start]
-    problems = []
+    problems, squashes = [], []
     for migration in chosen:
-        problems += check_file(migration, migration.read()).problems
+        contents = check_file(migration, migration.read())
+        problems += contents.problems
+        squashes += [migration] * contents.is_squash
         await asyncio.sleep(0)  # a signal may come while many files are read
-    problems += disorder(migrations, chosen)
+    problems += disorder(migrations, chosen) + misplaced(migrations, squashes)
     if problems:
         raise BadMigrations(*problems)
     laid_out = f", laid out as by {folder.layout}" if folder.layout != files.PLAIN else ""

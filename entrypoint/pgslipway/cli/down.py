@@ -16,6 +16,7 @@ from ..engine.lock import Held, lock
 from ..engine.lock_sql import ANYTHING
 from ..engine.plan import Plan, edited_problem, make_plan, missing_problem, moved_problem
 from ..engine.sending import Job, own_sql
+from ..engine.squash import is_squash
 from ..engine.transaction import apply
 from ..engine.undo import undo_of
 from ..engine.watch import SOON, Watch
@@ -80,7 +81,7 @@ def target_of(run: Run, text: str, rows: Sequence[Applied]) -> int:
 
 async def prepare(run: Run, connection: Connection, rows: Sequence[Applied], target: int) -> list[Job]:
     """Return the down parts, newest first. Raises HistoryConflict or BadMigrations with all that is in the way."""
-    plan = make_plan(run.migrations, rows)
+    plan = make_plan(run.migrations, rows, is_squash=is_squash(run.migrations, rows))
     refuse_what_differs(plan, target)
     unfinished = await Journal(run.history).unfinished(connection)
     if begun := [version for version in unfinished if version > target]:
@@ -112,6 +113,11 @@ def refuse_what_differs(plan: Plan, target: int) -> None:
         Problem("was applied by a newer image, which has its down part; use that one", row.filename, joint=" ")
         for row in plan.ahead
         if row.version > target
+    ]
+    problems += [
+        Problem(f"stands for {names(plan.squashed)} in this database; undo it by hand", migration.filename, joint=" ")
+        for migration, row in plan.applied[:1]
+        if plan.squashed and row.version > target
     ]
     problems += [moved_problem(pair) for pair in plan.moved if pair[1].version > target]
     problems += [edited_problem(pair) for pair in plan.edited if pair[1].version > target]

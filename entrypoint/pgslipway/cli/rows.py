@@ -15,6 +15,7 @@ from ..engine.journal import Progress, Unfinished
 from ..engine.plan import Plan, make_plan
 from ..engine.preflight import unfinished_as_login
 from ..engine.sending import own_sql
+from ..engine.squash import is_squash
 from ..files import PLAIN
 from ..migrations import Applied, shown
 from ..run import begin
@@ -30,7 +31,8 @@ class Row:
     version: int
     filename: str
     state: str
-    """applied, pending, edited, missing, ahead, unfinished, or adoptable: applied by another tool"""
+    """applied, pending, edited, missing, ahead or unfinished; adoptable: applied by another tool; squashed: a part of
+    the first file now"""
     applied_at: str | None = None
     """ISO 8601, to the second."""
     progress: str | None = None
@@ -54,14 +56,19 @@ async def plan_of(config: Config) -> tuple[Plan, Unfinished, bool]:
         return await look(run, run.history_as_login, connection)
 
     async with connect(config, first_look) as (connection, (history, found)), own_sql(run.history):
-        plan = make_plan(run.migrations, found.rows if found else history)
+        rows = found.rows if found else history
+        plan = make_plan(run.migrations, rows, is_squash=is_squash(run.migrations, rows))
         return plan, await unfinished_as_login(run, connection), found is not None
 
 
 def rows(plan: Plan, unfinished: Unfinished, is_theirs: bool = False) -> list[Row]:
     """Return a row for each migration of the image, the history or the journal, by version."""
     edited = {row.version for _, row in plan.edited}
-    known = [(row, state) for state, group in (("ahead", plan.ahead), ("missing", plan.missing)) for row in group] + [
+    known = [
+        (row, state)
+        for state, group in (("ahead", plan.ahead), ("missing", plan.missing), ("squashed", plan.squashed))
+        for row in group
+    ] + [
         (row, "edited" if row.version in edited else "adoptable" if is_theirs else "applied") for _, row in plan.applied
     ]
     result = [Row(row.version, row.filename, state, moment(row.applied_at)) for row, state in known]

@@ -14,6 +14,7 @@ from .assignments import ISOLATION, LEVELS, MODE, assignments, refused
 from .markers import marker
 from .message import NO_TRANSACTION, excerpt
 from .sql import SqlError, Statement, folded, leading_comments, statements, text_start, tokens
+from .squash import SQUASH
 from .wishes import wishes
 
 PIECE = 1 << 16
@@ -88,6 +89,8 @@ class Contents:
     has_query: bool = False
     """A statement was found that takes a snapshot; from there on the level cannot be changed."""
     minimum_version: int | None = None
+    is_squash: bool = False
+    """It stands for all files before it."""
     wrapper: tuple[Statement, ...] = ()
     """The BEGIN and COMMIT around the whole file; they are not sent, since every file is a transaction."""
     may_end_committed: bool = False
@@ -183,6 +186,8 @@ def take_directives(migration: Migration, source: Source, contents: Contents) ->
     for comment in leading_comments(source):
         if NO_TRANSACTION_LINE.fullmatch(comment):
             contents.transactional = False
+        elif SQUASH.fullmatch(comment):
+            contents.is_squash = True
         elif match := MINIMUM_VERSION.fullmatch(comment):
             value = match[1].strip()
             if re.fullmatch(r"[0-9]{1,19}", value) and int(value) <= migration.version:

@@ -9,6 +9,7 @@ from ..errors import HistoryConflict, Problem
 from ..migrations import Applied, Migration, shown
 from ..run import Run
 from ..words import names
+from .squash import is_squash
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,10 @@ class Plan:
     applied: tuple[tuple[Migration, Applied], ...]
     moved: tuple[tuple[Migration, Applied], ...] = ()
     """Applied, under a version that another file has now."""
+    squashed: tuple[Applied, ...] = ()
+    """Applied, and part of the first file of this image now, which stands for them."""
+    squash: Migration | None = None
+    """That file, where the history has rows below it and none of its own version."""
 
     def refusals(self, policy: Policy) -> Iterator[Problem | str]:
         """Yield each reason for which `up` must not run."""
@@ -54,6 +59,13 @@ class Plan:
                     row.filename,
                     joint=" ",
                 )
+        if self.squash:
+            yield Problem(
+                f"stands for all files before it, and this database has only {names(self.squashed)} of them; bring it "
+                "up to that version with the last image that has these files",
+                self.squash.filename,
+                joint=" ",
+            )
         yield from map(missing_problem, self.missing)
         yield from map(moved_problem, self.moved)
         if policy.edited == "refuse":
@@ -89,7 +101,7 @@ def compare(run: Run, history: Sequence[Applied]) -> Plan:
     """Make the plan and log its warnings. Raises HistoryConflict where the run must not go on."""
     config = run.config
     policy = Policy(ahead=config.ahead, out_of_order=config.out_of_order, edited=config.edited)
-    plan = make_plan(run.migrations, history)
+    plan = make_plan(run.migrations, history, is_squash=is_squash(run.migrations, history))
     refused = set(map(str, plan.refusals(policy)))
     for warning in map(str, plan.warnings()):
         if warning not in refused and warning not in run.warned:
@@ -99,10 +111,16 @@ def compare(run: Run, history: Sequence[Applied]) -> Plan:
     return plan
 
 
-def make_plan(migrations: Sequence[Migration], history: Sequence[Applied]) -> Plan:
-    """Compare `migrations` with `history`, both in any order and each with unique versions."""
+def make_plan(migrations: Sequence[Migration], history: Sequence[Applied], *, is_squash: bool = False) -> Plan:
+    """Compare `migrations` with `history`, both in any order and each with unique versions.
+
+    The first migration may be a squash of all that were before it.
+    """
     in_image = {migration.version: migration for migration in migrations}
-    in_history = {row.version: row for row in history}
+    first = min(in_image)
+    squash = in_image[first] if is_squash else None
+    squashed = tuple(row for row in sorted(history, key=by_version) if squash and row.version < first)
+    in_history = {row.version: row for row in history if row not in squashed}
     newest = max(in_image)
     applied = [(in_image[version], row) for version, row in sorted(in_history.items()) if version in in_image]
     unknown = [row for version, row in sorted(in_history.items()) if version not in in_image]
@@ -115,17 +133,20 @@ def make_plan(migrations: Sequence[Migration], history: Sequence[Applied]) -> Pl
         newest=newest,
         layout=migrations[0].layout,
         pending=tuple(pending),
-        edited=tuple(
-            (migration, row)
-            for migration, row in applied
-            if is_edited(migration, row) and (migration, row) not in moved
-        ),
+        edited=tuple(pair for pair in applied if is_edited(*pair) and pair not in moved and pair[0] is not squash),
         moved=tuple(moved),
+        squashed=squashed,
+        squash=squash if squashed and first not in in_history else None,
         ahead=tuple(ahead),
         missing=tuple(row for row in unknown if row not in ahead),
         out_of_order=tuple(migration for migration in pending if migration.version < max(in_history, default=0)),
         applied=tuple(applied),
     )
+
+
+def by_version(row: Applied) -> int:
+    """Return the version of a row."""
+    return row.version
 
 
 def is_ahead(row: Applied, newest: int, last: datetime | None) -> bool:

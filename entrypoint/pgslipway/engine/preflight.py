@@ -20,6 +20,7 @@ from .plan import compare
 from .recovery import wait_for_orphan
 from .resume import refuse_what_is_stuck
 from .sending import Job, own_sql
+from .squash import misplaced
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ async def check_all(
         if jobs[-1].contents.is_large or len(jobs) % FILES_AT_ONCE == 0:
             await asyncio.sleep(0)  # a signal may come while many files are read
     problems = [problem for job in jobs for problem in job.contents.problems] + disorder(run.migrations, pending)
+    problems += misplaced(run.migrations, [job.migration for job in jobs if job.contents.is_squash])
     if wanted := set().union(*(job.contents.extensions for job in jobs)):
         async with connection.transaction():
             unavailable = {row["name"] for row in await connection.fetch(UNAVAILABLE, list(wanted))}

@@ -49,9 +49,7 @@ def undo_of(migration: Migration, folder: str) -> Undo:
     found = beside(migration, folder)
     if len(found) != 1:
         how = (
-            f"{' and '.join(sorted(found))} undo it; keep one"
-            if found
-            else "nothing here undoes it; add its down file"
+            f"{' and '.join(sorted(found))} undo it; keep one" if found else "nothing here undoes it; add its down file"
         )
         raise bad_file(migration.filename, how)
     ((name, path),) = found.items()
