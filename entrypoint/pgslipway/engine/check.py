@@ -54,6 +54,9 @@ SETTINGS = re.compile(r"(SET|RESET|SELECT (PG_CATALOG )?SET_CONFIG)\b")
 TEMPORARY = re.compile(
     r"CREATE (OR REPLACE )?((GLOBAL|LOCAL) )?TEMP(ORARY)? (RECURSIVE )?(TABLE|VIEW|SEQUENCE) (IF NOT EXISTS )?(?=\S)"
 )
+TIMEOUT = ("SET", "TRANSACTION_TIMEOUT")
+UNLIMITED = re.compile(rb"SET\s+transaction_timeout\s*=\s*0", re.IGNORECASE)
+"""The dumps of PostgreSQL 17 and newer have it, and older servers do not know it; a run has no such limit anyway."""
 EXTENSION_UPDATE = re.compile(r"ALTER EXTENSION \S+ UPDATE\b")
 WITHOUT_POOLER = "connect to Postgres directly, or set MIGRATE_LOCK=session where the pooler is in session mode"
 NEEDS_SESSION = f"behind a pooler this would stay with whoever uses the server connection next; {WITHOUT_POOLER}"
@@ -93,6 +96,8 @@ class Contents:
     """It stands for all files before it."""
     wrapper: tuple[Statement, ...] = ()
     """The BEGIN and COMMIT around the whole file; they are not sent, since every file is a transaction."""
+    left_out: list[tuple[int, int]] = field(default_factory=list)
+    """The pieces that are not sent: what pg_dump writes for psql, or for servers that know the setting."""
     may_end_committed: bool = False
     """A COMMIT alone at its end means nothing, as for the tool that it was written for."""
     count: int = 0
@@ -109,10 +114,12 @@ class Contents:
     extensions: set[str] = field(default_factory=set)
     problems: list[Problem] = field(default_factory=list)
 
-    def note_names(self, statement: Statement) -> None:
-        """Keep the name of an extension that `statement` makes: the server must offer it."""
+    def note(self, statement: Statement, source: Source) -> None:
+        """Keep the name of an extension that `statement` makes: the server must offer it. Leave out another setting."""
         if match := EXTENSION.match(statement.text):
             self.extensions.add(folded(statement.words[match[0].count(" ")]))
+        if statement.words == TIMEOUT and UNLIMITED.fullmatch(source[statement.start : statement.end]):
+            self.left_out.append((statement.start, statement.end))
 
 
 def check(migration: Migration, source: Source) -> Contents:
@@ -127,6 +134,8 @@ def check(migration: Migration, source: Source) -> Contents:
         contents.drops_prepared = not contents.is_large and DEALLOCATE.search(source) is not None
         if found := marker(source, migration.layout):
             contents.problems.append(at(*found))
+        if source.find(b"restrict ") >= 0:
+            contents.left_out += [(start, end) for kind, start, end in tokens(source) if kind == "restrict"]
         if migration.is_sql:
             examine(source, contents, at)
     except SqlError as error:
@@ -161,7 +170,7 @@ def examine(source: Source, contents: Contents, at: At) -> None:
             contents.problems.append(at(statement.start, message))
         if not contents.transactional:
             note_needs(statement, contents, at)
-        contents.note_names(statement)
+        contents.note(statement, source)
     if is_wrapped(control, contents):
         contents.wrapper = tuple(statement for _, statement in control)
         control = []

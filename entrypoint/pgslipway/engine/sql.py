@@ -26,6 +26,7 @@ TOKEN = re.compile(
   | (?P<string>'[^']*+(?>(?:''[^']*+)*)'
       | [eE]%(e)s (?>(?:%(gap)s %(e)s)*) (?!%(gap)s'))
   | (?P<name>"[^"]*+(?>(?:""[^"]*+)*)")
+  | (?P<restrict>(?<![^\n])\\(?:un)?restrict[ \t][^\r\n]*+)
   | (?P<stray>[eE]'|['"\\])
   | (?P<word>[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*+)
   | (?P<dollar>\$(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*+)?\$)
@@ -48,7 +49,8 @@ TOLD_BY_OPTIONS = ("REINDEX", "CREATE SUBSCRIPTION")
 """The statements whose options in parentheses decide whether they can run in a transaction."""
 ROUTINE = {"FUNCTION", "PROCEDURE"}
 STATEMENT_ENDS = b";"
-BLANK = {"space", "line", "block"}
+BLANK = {"space", "line", "block", "restrict"}
+"""The last one is what pg_dump writes around its output since 2025, to keep psql from other commands in between."""
 SPEAKING = {"word", "name", "group", "end"}
 """The kinds of token whose text matters."""
 NOT_ASCII = re.compile(r"[^\x00-\x7f]")
@@ -221,7 +223,7 @@ def leading_comments(source: Source) -> Iterator[str]:
     for kind, start, end in tokens(source):
         if kind == "line":
             yield source[start + 2 : end].decode(errors="replace").strip()
-        elif kind not in {"space", "block"}:
+        elif kind not in BLANK:
             return
 
 

@@ -200,16 +200,18 @@ async def send(held: Held, job: Job, watch: Watch) -> None:
 def parts(source: Source, contents: Contents) -> Iterator[tuple[int, str]]:
     """Yield (first byte, text) of each piece of a file to send; nothing where it has no statement.
 
-    BEGIN and COMMIT around the file are left out: as blanks, so that positions stay true.
+    BEGIN and COMMIT around the file are left out, and what pg_dump writes for psql: as blanks, so that positions stay
+    true.
     """
     if not contents.count:
         return
     starts = contents.pieces if contents.is_large else [text_start(source)]
     for start, end in zip(starts, [*starts[1:], len(source)], strict=True):
         text = bytearray(source[start:end])
-        for statement in contents.wrapper:
-            if start <= statement.start < end:
-                text[statement.start - start : statement.end - start] = b" " * (statement.end - statement.start)
+        wrapper = [(statement.start, statement.end) for statement in contents.wrapper]
+        for first, after in [*wrapper, *contents.left_out]:
+            if start <= first < end:
+                text[first - start : after - start] = b" " * (after - first)
         if text.strip(b" ;\n"):
             yield start, text.decode()
 
