@@ -11,9 +11,11 @@ RUN set -eu; \
     cp /usr/bin/python3.13 /rootfs/usr/bin/; \
     cp -R /usr/lib/python3.13 /rootfs/usr/lib/; \
     cd /rootfs/usr/lib/python3.13; \
-    rm -rf EXTERNALLY-MANAGED LICENSE.txt __phello__ _pyrepl config-3.13-* ctypes curses dbm doctest.py \
-        ensurepip idlelib multiprocessing pdb.py pydoc* sitecustomize.py sqlite3 test tkinter turtle* unittest venv \
-        wsgiref xmlrpc; \
+    rm -rf EXTERNALLY-MANAGED LICENSE.txt __phello__ _pyrepl bdb.py cProfile.py cmd.py config-3.13-* ctypes curses dbm \
+        doctest.py ensurepip ftplib.py html http/server.py idlelib imaplib.py mailbox.py modulefinder.py \
+        multiprocessing optparse.py pdb.py pickletools.py plistlib.py poplib.py profile.py pstats.py pydoc* \
+        sitecustomize.py smtplib.py sqlite3 test tkinter trace.py turtle* unittest venv webbrowser.py wsgiref xml \
+        xmlrpc; \
     cd lib-dynload; \
     rm -f _bz2.* _codecs_* _ctypes* _curses* _dbm.* _interp* _lsprof.* _lzma.* _multibytecodec.* _multiprocessing.* \
         _posixshmem.* _sqlite3.* _test* _xx* readline.* xx*; \
