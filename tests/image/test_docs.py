@@ -9,10 +9,11 @@ taken in order:
 - sql: a block whose first line is the name of a migration, `-- 003_paid_at.sql`, is written into migrations/ and
   applied by pgslipway; other blocks are run as `app`, or as `postgres` below `<!-- as postgres -->`. Below
   `<!-- refused: 24 -->` a migration has to be refused with that code.
-- dockerfile: is built.
+- dockerfile: is built, where its files are there.
 - yaml: is parsed. A block whose first line is `# compose.yaml` is that file.
 - Any block below `<!-- from PATH -->` is an excerpt of that file.
 - text, json, jsonl: below `<!-- exit … -->`, test_exit_codes.py compares them with the real thing.
+- Any block below `<!-- moving: … -->`: test_moving_page.py is about it, as about the settings of docs/moving.md.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ import yaml
 
 from containers import IMAGE, ROOT, Ended, call, clone, docker
 from contract import CONTRACT
+from moving import APPLIED, PROJECTS
 from pages import PAGES, Block, blocks, matches
 from servers import PASSWORD
 
@@ -55,9 +57,12 @@ SHOP = {"001_orders.sql": ORDERS, "002_customers.sql": CUSTOMERS}
 GIVEN = {
     "README.md": {name: (WEBSHOP / name).read_text() for name in ("001_tables.sql", "002_take_from_stock.sql")},
     "docs/compose.md": {},
+    "docs/moving.md": {},
     "docs/writing-migrations.md": {},
 }
 """The migrations that a page takes for granted; SHOP where it is not here."""
+MOVING = {"docs/moving.md": ("goose", "db/migrations")}
+"""The pages on which another tool was at work before: which one, and its folder."""
 PROVED = {
     "docs/security.md": [
         "SELECT bool_and(tableowner = 'shop_owner') FROM pg_tables WHERE schemaname IN ('public', 'slipway')",
@@ -356,7 +361,8 @@ class Reader:
             await self._sql(block)
         elif block.language == "dockerfile":
             self._write("Dockerfile", block.text)
-            if any((self._site.folder / "migrations").iterdir()):  # else the page's next blocks build it
+            source = re.search(r"^COPY (\S+) /migrations/$", block.text, re.MULTILINE)
+            if source and any((self._site.folder / source[1]).glob("*")):  # else the page's next blocks build it
                 await asyncio.to_thread(self._site.build)
         elif block.language == "yaml":
             self._yaml(block)
@@ -417,6 +423,16 @@ def assert_excerpt(block: Block) -> None:
         assert shown, f"{block.place} is not in the file:\n{text}"
 
 
+async def move_into(site: Site, tool: str, folder: str) -> None:
+    """Have the folder and the database as a tool has left them."""
+    for name, text in PROJECTS[tool].files.items():
+        file = site.folder / folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    await site.shop.execute(APPLIED)
+    await site.shop.execute(PROJECTS[tool].history)
+
+
 @pytest.mark.docker_only
 @pytest.mark.usefixtures("image")
 @pytest.mark.parametrize("page", PAGES)
@@ -430,8 +446,11 @@ async def test_page_is_true(page: str, site: Site, slipway: Slipway) -> None:
     (site.folder / "Dockerfile").write_text(DOCKERFILE)
     if given:
         site.build()
+    if page in MOVING:
+        await move_into(site, *MOVING[page])
     for block in blocks(page):
-        await reader.read(block)
+        if not block.note.startswith("moving: "):
+            await reader.read(block)
     reader.finish()
     for query in PROVED.get(page, []):
         assert (await site.shop.server.database("shop").fetch(query))[0][0], query
@@ -452,7 +471,7 @@ def test_every_block_is_looked_at(page: str) -> None:
         block.place
         for block in blocks(page)
         if block.language not in run
-        and not block.note.startswith(("exit ", "from "))
+        and not block.note.startswith(("exit ", "from ", "moving: "))
         and not any(where == page and block.text.startswith(start) for where, start in UNCHECKED)
     ]
     assert slipping == []
