@@ -38,7 +38,7 @@ import yaml
 
 from containers import IMAGE, ROOT, Ended, call, clone, docker
 from contract import CONTRACT
-from moving import APPLIED, PROJECTS
+from moving_page import APPLIED, PROJECTS
 from pages import PAGES, Block, blocks, matches
 from servers import PASSWORD
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from contract import CONTRACT
-from moving import APPLIED, CUSTOMERS, ORDERS, PAID, PROJECTS
+from moving_page import APPLIED, CUSTOMERS, ORDERS, PAID, PROJECTS
 from pages import PAGES, Block, blocks, matches
 from pgslipway.engine.tools import STRANGERS, TOOLS
 
