@@ -2,25 +2,26 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from math import inf
 from random import uniform
 
 from ..connect import close
-from ..dial import Connection
+from ..driver_errors import BROKEN
 from ..errors import Locked
 from ..run import Run
 from .adopt import Adoption
 from .lock import Held, find_holder
+from .lock_sql import HELD_BY, KEEP, is_ours_sql
+from .sending import STOP_TIMEOUT
 
 logger = logging.getLogger(__name__)
 
 LONGEST_PAUSE = 1.0
 """Seconds between two tries to take their lock."""
-UNLOCK_ALL = "SELECT pg_catalog.pg_advisory_unlock_all()"
-BEFORE, UNDO = "SAVEPOINT theirs;", "ROLLBACK TO SAVEPOINT theirs"
+UNLOCK = "SELECT pg_catalog.pg_advisory_unlock({key}) WHERE {is_held}"
+SAVEPOINT, UNDO = "SAVEPOINT theirs;", "ROLLBACK TO SAVEPOINT theirs"
 """What is locked in a transaction is given up by going back to before."""
 
 
@@ -37,35 +38,53 @@ async def their_lock(run: Run, held: Held, found: Adoption | None) -> AsyncItera
         yield
         return
     async with AsyncExitStack() as opened:
+        holder = held.holder or held.connection
         if held.is_direct and held.another:
             holder = await held.another()
             opened.push_async_callback(close, holder)
-        else:
-            holder = held.holder or held.connection
-        kind, before, undo = ("", "", UNLOCK_ALL) if held.is_direct else ("xact_", BEFORE, UNDO)
-        locks = " AND ".join(f"pg_catalog.pg_try_advisory_{kind}lock({key})" for key in found.keys)
-        await take(run, holder, f"{before} SELECT 1 WHERE {locks}", undo, found)
-        give_up = partial(holder.execute, undo) if holder is not held.connection else opened.aclose
+        lock, unlock = session_sql(found.keys) if held.is_direct else transaction_sql(found.keys)
+
+        async def give_up() -> None:
+            with suppress(*BROKEN):  # whoever goes on with that connection notices it
+                await holder.execute(unlock, timeout=STOP_TIMEOUT)
+
+        await take(run, held, found, lambda: holder.execute(lock), give_up)
         held.theirs.append(give_up)
         try:
             yield
         finally:
-            held.theirs.clear()
+            await held.give_up_theirs()
 
 
-async def take(run: Run, holder: Connection, sql: str, undo: str, found: Adoption) -> None:
+async def take(
+    run: Run, held: Held, found: Adoption, lock: Callable[[], Awaitable[str]], give_up: Callable[[], Awaitable[None]]
+) -> None:
     """Try until their lock is ours. Raises Locked."""
     limit = run.config.lock_timeout or inf
     loop = asyncio.get_running_loop()
     deadline = loop.time() + limit
-    is_said = False
-    while await holder.execute(sql) != "SELECT 1":
-        await holder.execute(undo)
-        by = next(filter(None, [await find_holder(holder, key) for key in found.keys]), None)
-        name = by["name"] if by else "somebody"
-        if not is_said:
+    holder = ""
+    while await lock() != "SELECT 1":
+        await give_up()
+        by = next(filter(None, [await find_holder(held.connection, key) for key in found.keys]), None)
+        name = by["name"] if by else holder or "somebody"
+        if name != holder:
             logger.info("waiting for the lock of %s, held by %s", found.source, name)
-            is_said = True
+            holder = name
         if loop.time() > deadline:
-            raise Locked(f"the lock of {found.source} is still held by {name} after MIGRATE_LOCK_TIMEOUT={limit:g}s")
+            raise Locked(f"the lock of {found.source} is still held by {holder} after MIGRATE_LOCK_TIMEOUT={limit:g}s")
         await asyncio.sleep(uniform(0.1, LONGEST_PAUSE))  # noqa: S311
+
+
+def session_sql(keys: Sequence[int]) -> tuple[str, str]:
+    """Return the SQL that takes all of these locks for the session, and the one that gives up what was taken."""
+    is_held = [HELD_BY.format(pid="pg_catalog.pg_backend_pid()", is_ours=is_ours_sql(key)) for key in keys]
+    locks = " AND ".join(f"pg_catalog.pg_try_advisory_lock({key})" for key in keys)
+    unlock = "; ".join(UNLOCK.format(key=key, is_held=one) for key, one in zip(keys, is_held, strict=True))
+    return f"{KEEP} SELECT 1 WHERE {locks}", unlock
+
+
+def transaction_sql(keys: Sequence[int]) -> tuple[str, str]:
+    """Return the same for the transaction that is open."""
+    locks = " AND ".join(f"pg_catalog.pg_try_advisory_xact_lock({key})" for key in keys)
+    return f"{SAVEPOINT} SELECT 1 WHERE {locks}", UNDO
