@@ -24,6 +24,8 @@ async def run_migrations(
     ahead: str | None = None,
     out_of_order: str = "allow",
     edited: str = "refuse",
+    layout: str = "auto",
+    adopt: str | None = None,
 ) -> list[str]:
     """Apply the pending migrations in `migrations_dir`, over one connection of `pool` at a time.
 
@@ -41,7 +43,7 @@ async def run_migrations(
         config = from_keywords(
             migrations_dir, schema=schema, table=table, role=role, lock_timeout=lock_timeout,
             ddl_lock_timeout=ddl_lock_timeout, ddl_retry=ddl_retry, statement_timeout=statement_timeout,
-            ahead=ahead, out_of_order=out_of_order, edited=edited,
+            ahead=ahead, out_of_order=out_of_order, edited=edited, layout=layout, adopt=adopt,
         )  # fmt: skip
     except ValueError as error:
         raise BadConfiguration(str(error)) from error

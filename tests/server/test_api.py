@@ -134,6 +134,32 @@ async def test_keywords_are_the_settings(pool: asyncpg.Pool[asyncpg.Record], fol
     assert await pool.fetchval("SELECT count(*) FROM audit.history") == 1
 
 
+async def test_another_tools_history_is_adopted(pool: asyncpg.Pool[asyncpg.Record], folder: Folder) -> None:
+    files = folder({f"{n}_a.sql": f"-- migrate:up\nCREATE TABLE t{n} ();\n-- migrate:down\n" for n in (1, 2)})
+    await pool.execute("CREATE TABLE versions (version varchar PRIMARY KEY); INSERT INTO versions VALUES ('1')")
+
+    applied = await run_migrations(pool, files, layout="dbmate", adopt="dbmate:versions")
+
+    assert applied == ["2_a.sql"]
+    rows = await pool.fetch("SELECT version, filename FROM schema_migrations ORDER BY version")
+    assert [tuple(row) for row in rows] == [(1, "1_a.sql"), (2, "2_a.sql")]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"adopt": "gosse"}, r"MIGRATE_ADOPT: expected none, baseline:VERSION@RELATION or one of .*, not 'gosse'"),
+        ({"layout": "gosse"}, r"MIGRATE_LAYOUT: expected auto or plain or .*, not 'gosse'"),
+    ],
+    ids=["adopt", "layout"],
+)
+async def test_misspelt_tool_is_refused(
+    settings: dict[str, str], message: str, pool: asyncpg.Pool[asyncpg.Record], folder: Folder
+) -> None:
+    with pytest.raises(BadConfiguration, match=message):
+        await run_migrations(pool, folder({"001_a.sql": ""}), **settings)  # type: ignore[arg-type]
+
+
 async def test_lock_timeout_is_in_seconds(
     database: Database, pool: asyncpg.Pool[asyncpg.Record], folder: Folder
 ) -> None:
