@@ -246,7 +246,7 @@ def check_columns(columns: Mapping[str, Column], table: str) -> None:
     if reason := foreign(columns):
         raise HistoryConflict(
             f"{table} is not pgslipway's: {reason}; it was left alone. Set MIGRATE_TABLE to another name, such as "
-            "pgslipway_migrations; docs/operating.md says how to take over what was applied"
+            "pgslipway_migrations; docs/moving.md says how to take over what was applied"
         )
     if not columns["version"].is_key:
         raise HistoryConflict(

@@ -55,7 +55,8 @@ def undone_sql(table: str, migrations: "Iterable[tuple[int, str, str]]") -> str:
     """Return the query that returns a row unless the history holds exactly these (version, checksum, filename).
 
     Every version and checksum travels with it, and the server compares: a row of either side without its partner, or
-    with another checksum, is a row of the answer. A row without a checksum is compared by its filename.
+    with another checksum, is a row of the answer. A row without a checksum is compared by its filename, or has the
+    version in place of one.
     """
     versions, checksums, filenames = zip(*migrations, strict=True)
     return f"""
@@ -65,5 +66,6 @@ def undone_sql(table: str, migrations: "Iterable[tuple[int, str, str]]") -> str:
             pg_catalog.unnest({quote_array(filenames)}::text[])
         ) AS image (version, checksum, filename)
         FULL JOIN {table} AS history ON history.version::bigint = image.version
-        WHERE coalesce(history.checksum::text = image.checksum, history.filename::text = image.filename) IS NOT TRUE
+        WHERE coalesce(history.checksum::text = image.checksum,
+                       history.filename::text IN (image.filename, image.version::text)) IS NOT TRUE
         LIMIT 1"""

@@ -131,7 +131,8 @@ async def test_table_of_another_tool_is_refused_and_left_alone(
 
     assert finished.code == 23, finished
     assert f'"public"."schema_migrations" is not pgslipway\'s: {reason}; it was left alone.' in finished.err
-    assert "Set MIGRATE_TABLE to another name" in finished.err
+    assert "pgslipway_migrations" in finished.err
+    assert "docs/moving.md says" in finished.err
     assert await columns(database, "public", "schema_migrations") == before
 
 

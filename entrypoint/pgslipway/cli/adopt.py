@@ -3,17 +3,19 @@
 from functools import partial
 
 from ..connect import connect
-from ..engine.adopt import look, write
+from ..dial import Connection
+from ..engine.adopt import Adoption, look, write
 from ..engine.apply import patiently
+from ..engine.journal import Journal
 from ..engine.lock import lock
 from ..engine.lock_sql import ANYTHING
 from ..engine.plan import compare
 from ..engine.sending import own_sql
 from ..engine.their_lock import their_lock
-from ..errors import BadConfiguration
+from ..errors import BadConfiguration, HistoryConflict
 from ..request import Request
-from ..run import begin, refuse_reader
-from ..words import count
+from ..run import Run, begin, refuse_reader
+from ..words import count, few
 
 
 async def adopt(request: Request) -> str:
@@ -34,7 +36,21 @@ async def adopt(request: Request) -> str:
         async with their_lock(run, held, found):
             rows, found = await look(run, run.history, held.connection)
             if found:
+                await refuse_begun(run, held.connection, found)
                 await patiently(run, partial(write, run, run.history, held.connection, found))
     if not found:
         return f"nothing to adopt: the history has {count(len(rows), 'row')}" if rows else "nothing to adopt"
     return f"adopted {count(run.adopted, 'migration')} from {found.source}"
+
+
+async def refuse_begun(run: Run, connection: Connection, found: Adoption) -> None:
+    """Raise HistoryConflict for a file that is to count as applied, and that an earlier run of ours has left half done.
+
+    It may have made the very relation that witnesses a baseline.
+    """
+    unfinished = await Journal(run.history).unfinished(connection)
+    if begun := [row.filename for row in found.rows if row.version in unfinished]:
+        raise HistoryConflict(
+            f"{few(begun)}: pgslipway has begun with it, and it is not done, so it cannot count as applied; go on with "
+            "MIGRATE_ADOPT=none, or forget what was done: pgslipway resolve VERSION --restart"
+        )

@@ -5,25 +5,27 @@ anywhere, all of them are adopted, or none.
 """
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import asyncpg
 
 from ..dial import Connection
-from ..errors import BadConfiguration, HistoryConflict
+from ..errors import AccessRefused, BadConfiguration, HistoryConflict
 from ..history import History
 from ..layouts.versions import numbers
 from ..migrations import Applied, Migration
 from ..run import Run
 from ..words import count, few
+from .squash import is_squash
 from .their_rows import Entry, Theirs
-from .their_tables import Table, has_like, read, table_of, tables_like
-from .tools import STRANGERS, TOOLS, Tool
+from .their_tables import Table, has_like, parts_of, read, table_of, tables_like, where
+from .tools import TOOLS, Tool
+from .unasked import refuse_foreign, refuse_misfit, refuse_unasked
 
 logger = logging.getLogger(__name__)
 
-WHERE = "SELECT pg_catalog.current_schema() AS schema, pg_catalog.current_database() AS database"
 EXISTS = "SELECT pg_catalog.to_regclass($1) IS NOT NULL"
 INSERT = """
 INSERT INTO {table} (version, filename, checksum, applied_at)
@@ -52,19 +54,19 @@ async def look(run: Run, history: History, connection: Connection) -> tuple[list
     AccessRefused for one that cannot be read, BadConfiguration for a setting that does not fit.
     """
     name, _, relation = (run.config.adopt or "").partition(":")
+    tool = TOOLS.get(name)
     try:
         rows = await history.rows(connection)
     except HistoryConflict as error:
-        if name in TOOLS and history.table in TOOLS[name].tables:
-            raise BadConfiguration(same_name(history, TOOLS[name])) from error
+        await refuse_foreign(run, history, connection, tool, relation, error)
         raise
     if rows or name == "none" or (not name and not await has_like(history, connection)):
         return rows, None
     async with history.transaction(connection):
         if name == "baseline":
-            found = await baseline(run.migrations, relation, connection)
+            found = await baseline(run, relation, connection)
         else:
-            found = await theirs_in(run, history, connection, TOOLS.get(name), relation)
+            found = await theirs_in(run, history, connection, tool, relation)
         is_emptied = found is not None and bool(await history.columns(connection))
     if found and is_emptied and not run.adopts_beside_empty:
         raise HistoryConflict(
@@ -78,57 +80,37 @@ async def look(run: Run, history: History, connection: Connection) -> tuple[list
 async def theirs_in(
     run: Run, history: History, connection: Connection, tool: Tool | None, relation: str
 ) -> Adoption | None:
-    """Return what a tool has applied; None where its table is not there, and no other tool's is this folder's."""
-    tables = await tables_like(connection, relation)
+    """Return what a tool has applied; None where it has applied nothing, and no other one has this folder's files."""
+    if tool:
+        await refuse_misfit(run, history, connection, tool, relation)
+    tables = await tables_like(connection, relation, tool)
     table = table_of(tool, tables, relation) if tool else None
-    if tool is None or table is None:
-        await refuse_unasked(run, history, connection, tables)
-        current, database = await where(connection)
-        if tool and not (tool.schema or relation) and (current, tool.tables[0]) == (history.schema, history.table):
-            raise BadConfiguration(same_name(history, tool))  # here as well as where its table is
-        return None
-    if (table.schema, table.name) == (history.schema, history.table):
-        raise BadConfiguration(same_name(history, tool))
-    if (layout := run.migrations[0].layout) != tool.layout:
-        raise BadConfiguration(
-            f"MIGRATE_ADOPT={tool.name} goes with a folder in the layout {tool.layout}; this one is {layout} "
-            "(MIGRATE_LAYOUT says which one it is)"
-        )
-    theirs = await read(tool, table, connection, run.migrations)
-    _, database = await where(connection)
-    return adoption(run.migrations, tool, table, theirs, database)
+    found = None
+    if tool and table:
+        theirs = await read(tool, table, connection, run.migrations)
+        _, database = await where(connection)
+        found = adoption(run.migrations, tool, table, theirs, database)
+    if not found:
+        await refuse_unasked(run, connection, tables, tool)
+    return found
 
 
-async def where(connection: Connection) -> tuple[str, str]:
-    """Return the current schema, empty without one, and the database."""
-    row = await connection.fetchrow(WHERE)
-    assert row  # noqa: S101  # a query without FROM has one
-    return row["schema"] or "", row["database"]
-
-
-def same_name(history: History, tool: Tool) -> str:
-    """Return what to do where our table would have the name of theirs."""
-    return (
-        f"{history.name} is the name of {tool.name}'s history, and by its settings pgslipway's own as well; "
-        "set MIGRATE_TABLE=pgslipway_migrations"
-    )
-
-
-async def baseline(migrations: Sequence[Migration], text: str, connection: Connection) -> Adoption | None:
+async def baseline(run: Run, text: str, connection: Connection) -> Adoption | None:
     """Return the files up to a version as applied, if the relation that witnesses it exists."""
     version, _, relation = text.partition("@")
-    wanted = numbers(migrations[0].layout, version)
-    last = [one.version for one in migrations if one.version in wanted]
+    wanted = numbers(run.migrations[0].layout, version)
+    last = [one.version for one in run.migrations if one.version in wanted]
     if not last:
         raise BadConfiguration(f"MIGRATE_ADOPT=baseline:{text}: no file of this folder has the version {version}")
+    await parts_of(connection, relation)
     try:
-        if not await connection.fetchval(EXISTS, relation):
-            return None
-    except asyncpg.PostgresError as error:
-        raise BadConfiguration(
-            f"MIGRATE_ADOPT=baseline:{text}: {relation} is no name of a relation: {error}"
-        ) from error
-    rows = [row_of(one, None) for one in migrations if one.version <= last[-1]]
+        is_there = await connection.fetchval(EXISTS, relation)
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise AccessRefused(f"{relation} cannot be looked for: {error}") from error
+    if not is_there:
+        await refuse_unasked(run, connection, await tables_like(connection, ""))
+        return None
+    rows = [row_of(one, None) for one in run.migrations if one.version <= last[-1]]
     return Adoption(f"the baseline, since {relation} is there", rows)
 
 
@@ -137,15 +119,17 @@ def adoption(
 ) -> Adoption | None:
     """Compare their history with the files. Raises HistoryConflict with all that is in the way."""
     files = {one.version: one for one in migrations}
-    newest = max(files)
+    entries = {entry.version: entry for entry in theirs.entries}
+    newest, squash = max(files), squash_of(migrations, entries)
     refusals, warnings, rows = [*theirs.refusals], [theirs.note] if theirs.note else [], []
-    for entry in sorted({entry.version: entry for entry in theirs.entries}.values(), key=lambda entry: entry.version):
-        one = files.get(entry.version)
-        if one is None and entry.version <= newest:
+    for version, entry in sorted(entries.items()):
+        one = files.get(version)
+        if one is None and squash < version <= newest:
             refusals.append(f"{entry.name} is applied, and no file of this folder is it; put the file back")
         elif one is None:
-            rows.append(Applied(version=entry.version, filename=entry.name, applied_at=entry.at))
-        elif entry.fits is None or entry.fits(one):
+            name = entry.filename or str(version)  # the newer image's file, whose name they may not have
+            rows.append(Applied(version=version, filename=name, applied_at=entry.at))
+        elif entry.fits is None or version == squash or entry.fits(one):
             rows.append(row_of(one, entry))
         elif tool.compares:
             refusals.append(f"{one.filename} is not what was applied: its checksum differs; put the old text back")
@@ -159,6 +143,16 @@ def adoption(
     return Adoption(f"{tool.name}'s {table.shown}", rows, warnings, tool.keys(table.schema, table.name, database))
 
 
+def squash_of(migrations: Sequence[Migration], applied: Collection[int]) -> int:
+    """Return the version of the squash that the folder begins with, if it is applied; else 0.
+
+    The files that it stands for are not missing then, and it is no edited one.
+    """
+    first = migrations[0].version
+    rows = [Applied(version=version, filename="") for version in applied]
+    return first if first in applied and is_squash(migrations, rows) else 0
+
+
 def row_of(migration: Migration, entry: Entry | None) -> Applied:
     """Return the row for a file that counts as applied."""
     return Applied(
@@ -169,64 +163,18 @@ def row_of(migration: Migration, entry: Entry | None) -> Applied:
     )
 
 
-async def refuse_unasked(run: Run, history: History, connection: Connection, tables: Sequence[Table]) -> None:
-    """Raise HistoryConflict where another tool has applied this folder's files: here they would be applied again."""
-    reasons = []
-    for table in tables:
-        if stranger := STRANGERS.get(table.name):
-            if table.is_current:
-                reasons.append(stranger_there(table, stranger, run.migrations))
-            continue
-        for tool in TOOLS.values():
-            if table.name in tool.tables and table.is_table and table.readable and tool.made(table.columns):
-                reasons += [reason async for reason in of_this_folder(run, history, connection, tool, table)]
-    if reasons:
-        raise HistoryConflict(*reasons)
-
-
-async def of_this_folder(
-    run: Run, history: History, connection: Connection, tool: Tool, table: Table
-) -> AsyncIterator[str]:
-    """Yield the reason to stop if a table of theirs has a file of this folder as applied."""
-    if tool.layout != run.migrations[0].layout:
-        return
-    theirs = await read(tool, table, connection, run.migrations)
-    versions = {one.version for one in run.migrations}
-    common = sum(entry.version in versions for entry in theirs.entries)
-    if not common and not theirs.refusals:
-        return
-    is_usual = table.schema == tool.schema if tool.schema else table.is_current
-    setting = tool.name if is_usual and table.name == tool.tables[0] else f"{tool.name}:{table.shown}"
-    more = ""
-    if (table.schema, table.name) == (history.schema, history.table):
-        more = " and MIGRATE_TABLE=pgslipway_migrations"
-    yield (
-        f"{table.shown} says that {tool.name} has applied {count(common, 'file')} of this folder, which would be "
-        f"applied again; set MIGRATE_ADOPT={setting}{more} to take over from it, or MIGRATE_ADOPT=none if that table "
-        "is another application's"
-    )
-
-
-def stranger_there(table: Table, tool: str, migrations: Sequence[Migration]) -> str:
-    """Return the reason to stop where a tool was at work whose history cannot be taken over."""
-    return (
-        f"{table.shown} is {tool}'s, whose history pgslipway cannot take over; if the files up to a version stand for "
-        f"what {tool} has made, set MIGRATE_ADOPT=baseline:VERSION@{table.shown}, with {migrations[0].text} or a later "
-        "version; if that table is another application's, set MIGRATE_ADOPT=none"
-    )
-
-
 async def refuse_still_at_work(run: Run, history: History, connection: Connection, rows: Sequence[Applied]) -> None:
     """Raise HistoryConflict where their tool has applied files since we have taken over."""
     name, _, relation = (run.config.adopt or "").partition(":")
     if name not in TOOLS or not rows:
         return
-    tool = TOOLS[name]
+    tool, table, theirs = TOOLS[name], None, Theirs()
     async with history.transaction(connection):
-        table = table_of(tool, await tables_like(connection, relation), relation)
-        theirs = await read(tool, table, connection, run.migrations) if table else Theirs()
+        with suppress(HistoryConflict, AccessRefused):  # ours counts, whatever became of theirs
+            if table := table_of(tool, await tables_like(connection, relation), relation):
+                theirs = await read(tool, table, connection, run.migrations)
     ours = {row.version for row in rows}
-    if table and (grown := [entry.name for entry in theirs.entries if entry.version not in ours]):
+    if table and (grown := [entry.name for entry in theirs.rows if entry.version not in ours]):
         raise HistoryConflict(
             f"{tool.name} is still at work: since pgslipway took over, {table.shown} has got {few(grown)}; "
             f"stop it, and add the rows to {history.name} by hand, or undo with {tool.name} what it has applied"

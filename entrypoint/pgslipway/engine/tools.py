@@ -4,12 +4,11 @@ By the sources of the versions that docs/moving.md names; tests run the tools th
 """
 
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ..layouts.versions import diesel as diesel_number
-from ..migrations import Migration
-from .their_rows import Row, Theirs, drizzle, flyway, last_of_each, last_version, prisma, refinery, sqlx, texts
+from .their_rows import Reader, digits, drizzle, flyway, last_of_each, last_version, prisma, refinery, sqlx, texts
 
 MIX = 1486364155
 """golang-migrate multiplies its checksum by this for the key of its lock."""
@@ -27,13 +26,15 @@ class Tool:
     columns: frozenset[str]
     """The columns that tell its table."""
     query: str
-    read: Callable[[Sequence[Row], Sequence[Migration]], Theirs]
+    read: Reader
     schema: str | None = None
     """The schema of its table; None for the current one."""
+    is_common: bool = False
+    """Other tools' tables look like it, so it is nothing but the one in its schema."""
     is_exact: bool = False
     """The table has no other columns."""
-    type: str = ""
-    """The type of the version, where the columns alone do not tell."""
+    types: tuple[str, ...] = ()
+    """The types of the version, where the columns alone do not tell."""
     needs_version: bool = True
     """Each row has a version."""
     compares: bool = True
@@ -44,7 +45,7 @@ class Tool:
     def made(self, columns: dict[str, str]) -> bool:
         """Tell whether a table with these columns, by name, with their types, is this tool's."""
         fits = self.columns == columns.keys() if self.is_exact else self.columns <= columns.keys()
-        return fits and (not self.type or columns["version"] in self.type)
+        return fits and (not self.types or columns["version"] in self.types)
 
 
 def golang_migrate_keys(schema: str, table: str, database: str) -> list[int]:
@@ -72,6 +73,7 @@ def known(keys: Iterable[int]) -> Callable[[str, str, str], list[int]]:
     return lambda _schema, _table, _database: [*keys]
 
 
+TEXTS = ("character varying", "text")
 LOCAL = "::pg_catalog.timestamptz"
 """They write a moment without a zone: now() in that of their session, which is mostly the server's."""
 TOOLS = {
@@ -84,31 +86,33 @@ TOOLS = {
         ),
         Tool(
             name="goose", layout="goose", tables=("goose_db_version",), read=last_of_each, keys=known([4097083626]),
-            columns=frozenset({"version_id", "is_applied", "tstamp"}),
+            columns=frozenset({"id", "version_id", "is_applied", "tstamp"}),
             query=f"SELECT version_id AS version, is_applied AS applied, tstamp{LOCAL} AS at FROM {{table}} "
             "ORDER BY id",
         ),
         Tool(
-            name="dbmate", layout="dbmate", tables=("schema_migrations",), read=texts(int), is_exact=True,
-            columns=frozenset({"version"}), type="character varying, text",
+            name="dbmate", layout="dbmate", tables=("schema_migrations",), read=texts(digits), is_exact=True,
+            columns=frozenset({"version"}), types=TEXTS,
             query="SELECT version::text, NULL AS at FROM {table}",
         ),
         Tool(
             name="flyway", layout="flyway", needs_version=False, read=flyway,
             tables=("flyway_schema_history", "schema_version"),
-            columns=frozenset({"installed_rank", "script", "success"}), keys=flyway_keys,
+            columns=frozenset({"installed_rank", "version", "type", "script", "checksum", "installed_on", "success"}),
+            keys=flyway_keys,
             query=f"SELECT version, type, script, checksum AS sum, installed_on{LOCAL} AS at, success FROM {{table}} "
             "ORDER BY installed_rank",
         ),
         Tool(
             name="sqlx", layout="plain", tables=("_sqlx_migrations",), read=sqlx, keys=sqlx_keys,
-            columns=frozenset({"version", "success", "checksum", "execution_time"}),
+            columns=frozenset({"version", "description", "installed_on", "success", "checksum"}),
             query="SELECT version, description AS name, installed_on AS at, success, checksum AS sum FROM {table}",
         ),
         Tool(
             name="prisma", layout="prisma", needs_version=False, tables=("_prisma_migrations",), read=prisma,
             keys=known([72707369]),
-            columns=frozenset({"migration_name", "rolled_back_at", "finished_at"}), compares=False,
+            columns=frozenset({"migration_name", "checksum", "started_at", "finished_at", "rolled_back_at"}),
+            compares=False,
             query="SELECT migration_name AS name, checksum AS sum, coalesce(finished_at, started_at) AS at, "
             "finished_at IS NOT NULL AS finished, rolled_back_at IS NOT NULL AS rolled_back FROM {table}",
         ),
@@ -129,20 +133,15 @@ TOOLS = {
             query=f"SELECT version, name, applied_on{LOCAL} AS at, checksum AS sum FROM {{table}}",
         ),
         Tool(
-            name="tern", layout="tern", tables=("schema_version",), is_exact=True, type="integer",
+            name="tern", layout="tern", tables=("schema_version",), is_exact=True, types=("integer",),
             read=last_version("tern", none=0), columns=frozenset({"version"}), keys=known([9628173550095224]),
             query="SELECT version, false AS failed FROM {table}",
         ),
         Tool(
             name="supabase", layout="plain", tables=("schema_migrations",), schema="supabase_migrations",
-            columns=frozenset({"version"}), read=texts(int), query="SELECT version::text, NULL AS at FROM {table}",
+            columns=frozenset({"version"}), types=TEXTS, is_common=True, read=texts(digits),
+            query="SELECT version::text, NULL AS at FROM {table}",
         ),
     )
 }  # fmt: skip
 """By name."""
-STRANGERS = {
-    "databasechangelog": "Liquibase", "atlas_schema_revisions": "Atlas", "alembic_version": "Alembic",
-    "django_migrations": "Django", "knex_migrations": "Knex", "ar_internal_metadata": "Rails",
-    "_yoyo_migration": "yoyo", "pgmigrations": "node-pg-migrate",
-}  # fmt: skip
-"""The tables of tools whose history cannot be taken over."""
