@@ -85,6 +85,15 @@ STEPS = {
     """,
 }
 LOG = ["001", "002", "003", "003 indexes", "003 late", "004"]
+NEXT = {
+    "003_next.sql": "INSERT INTO log VALUES ('003')",
+    "004_step.sql": "-- no-transaction\nVACUUM a;\nINSERT INTO log VALUES ('004')",
+}
+ADOPTED = """
+CREATE TABLE theirs (version bigint NOT NULL PRIMARY KEY, dirty boolean NOT NULL);
+INSERT INTO theirs VALUES (2, false);
+"""
+"""A history that says that another tool, which has a lock, has applied two files."""
 
 CATALOGS = """
 WITH ours AS (
@@ -200,14 +209,25 @@ class Ground:
     cluster: Cluster
     slipway: Slipway
     migrations: Path
+    before: str = ""
+    """SQL for each database, before anything else."""
+    settings: Mapping[str, str] = field(default_factory=dict)
     rows: Mapping[str, str] = field(default_factory=lambda: ROWS)
     expected: Snapshot = field(default_factory=Counter)
     passages: list[Passage] = field(default_factory=list)
 
     @asynccontextmanager
+    async def fresh_database(self) -> AsyncIterator[Database]:
+        """A database as it is before a run."""
+        async with self.cluster.server.fresh_database() as database:
+            if self.before:
+                await database.execute(self.before)
+            yield database
+
+    @asynccontextmanager
     async def run_undisturbed(self) -> AsyncIterator[Database]:
         """Run once without a fault, note what there is to strike at and what it leaves; the database that it made."""
-        async with self.cluster.server.fresh_database() as database:
+        async with self.fresh_database() as database:
             async with FaultProxy(database) as proxy:
                 finished = await self.run(database.at(proxy.port))
             assert finished.code == 0, finished
@@ -216,14 +236,14 @@ class Ground:
             yield database
 
     def start(self, database: Database) -> Process:
-        return self.slipway.start(env=database.environ, migrations=self.migrations)
+        return self.slipway.start(env={**database.environ, **self.settings}, migrations=self.migrations)
 
     async def run(self, database: Database) -> Finished:
         return await asyncio.to_thread(self.start(database).finish)
 
     async def examine(self, place: Place) -> Verdict:
         """Run with a fault, run again until it ends well, and compare."""
-        async with self.cluster.server.fresh_database() as database, FaultProxy(database) as proxy:
+        async with self.fresh_database() as database, FaultProxy(database) as proxy:
             process = self.start(database.at(proxy.port))
             proxy.faults = [Fault(place.number, place.after, partial(strike, place.means, process, proxy))]
             return await self.conclude(place, database, proxy, process, place.means)
@@ -372,6 +392,56 @@ async def test_end_of_the_runner_at_every_message(
     judge(await sweep(part_of(places, record_property), ground.examine), record_property)
 
 
+@pytest.fixture
+def adopting(embedded: Embedded, slipway: Slipway, folder: Folder) -> Ground:
+    """Two files were applied by another tool, and two are pending."""
+    before = "".join(TRANSACTIONAL.values()) + ADOPTED
+    settings = {"MIGRATE_ADOPT": "golang-migrate:public.theirs"}
+    cluster = embedded.cluster(max_connections=300).start()
+    return Ground(cluster, slipway, folder(TRANSACTIONAL | NEXT), before, settings)
+
+
+async def test_undisturbed_adopting_run_has_each_effect_once(adopting: Ground) -> None:
+    async with adopting.run_undisturbed() as database:
+        logged = [row["what"] for row in await database.fetch("SELECT what FROM log ORDER BY what")]
+        applied = await database.applied()
+
+    assert logged == ["001", "002", "003", "004"]
+    assert applied == ["001_tables.sql", "002_slow.sql", "003_next.sql", "004_step.sql"]
+    assert any(b"INSERT INTO" in one.message.body and b"unnest" in one.message.body for one in adopting.passages)
+    assert len({passage.connection for passage in adopting.passages}) > 1, "their lock is on a connection of its own"
+
+
+ASKED_OR_DONE = {b"Q", b"E", b"Z"}
+"""The kinds of messages between which the server's state changes: the driver prepares what it asks about tables."""
+
+
+def turning_points(ground: Ground) -> list[Passage]:
+    """The messages of a run that ask for something, or say that it is done."""
+    return [passage for passage in ground.passages if passage.message.kind in ASKED_OR_DONE]
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+async def test_adopting_run_is_cut_at_every_message(
+    after: bool, adopting: Ground, record_property: Callable[[str, object], None]
+) -> None:
+    """What is adopted is all there or not at all: the expected rows of the history have the two files' checksums."""
+    async with adopting.run_undisturbed():
+        places = [Place(passage.number, after) for passage in turning_points(adopting)]
+
+    judge(await sweep(part_of(places, record_property), adopting.examine), record_property)
+
+
+@pytest.mark.parametrize("means", [Means.KILL, Means.STOP])
+async def test_adopting_run_ends_at_every_message(
+    means: Means, adopting: Ground, record_property: Callable[[str, object], None]
+) -> None:
+    async with adopting.run_undisturbed():
+        places = [Place(passage.number, passage.from_client, means) for passage in turning_points(adopting)]
+
+    judge(await sweep(part_of(places, record_property), adopting.examine), record_property)
+
+
 # --- in the midst of a statement --------------------------------------------------------------------------------
 
 WRITER = "BEGIN; LOCK TABLE a, s, parts IN ROW EXCLUSIVE MODE"
@@ -419,7 +489,7 @@ class Midst:
 
 async def examine_midst(ground: Ground, midst: Midst) -> Verdict:
     async with (
-        ground.cluster.server.fresh_database() as database,
+        ground.fresh_database() as database,
         FaultProxy(database) as proxy,
         database.connection() as other,
     ):
