@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from ..errors import Problem
 from ..files import LARGE, PLAIN, Source
+from ..layouts.versions import numbers
 from ..migrations import Migration
 from .assignments import ISOLATION, LEVELS, MODE, assignments, refused
 from .markers import marker
@@ -126,6 +127,8 @@ def check(migration: Migration, source: Source) -> Contents:
     """Look at the text of `migration`; return its wishes and its problems."""
     contents = Contents(is_large=len(source) > LARGE)
     at = partial(excerpt, migration.filename, source)
+    if not migration.is_sql:
+        return Contents(problems=[at(*one) for one in wishes(migration, source)[1]])
     try:
         refuse_nul(source)
         refuse_bom(source)
@@ -136,8 +139,7 @@ def check(migration: Migration, source: Source) -> Contents:
             contents.problems.append(at(*found))
         if source.find(b"restrict ") >= 0:
             contents.left_out += [(start, end) for kind, start, end in tokens(source) if kind == "restrict"]
-        if migration.is_sql:
-            examine(source, contents, at)
+        examine(source, contents, at)
     except SqlError as error:
         contents.problems.append(at(error.offset, str(error)))
     return contents
@@ -199,10 +201,11 @@ def take_directives(migration: Migration, source: Source, contents: Contents) ->
             contents.is_squash = True
         elif match := MINIMUM_VERSION.fullmatch(comment):
             value = match[1].strip()
-            if re.fullmatch(r"[0-9]{1,19}", value) and int(value) <= migration.version:
-                contents.minimum_version = int(value)
+            found = numbers(migration.layout, value)
+            if found and found.start <= migration.version:
+                contents.minimum_version = found.start
             else:
-                message = f"{value} must be a version that is not above the file's own, {migration.version}"
+                message = f"{value} must be a version that is not above the file's own, {migration.text}"
                 contents.problems.append(Problem(f"minimum-version: {message}", migration.filename))
 
 
@@ -213,7 +216,7 @@ def take_wishes(migration: Migration, source: Source, contents: Contents, at: At
     without_transaction, refused = wishes(migration, source)
     contents.problems += [at(*one) for one in refused]
     contents.may_end_committed = True
-    if migration.layout in FIND_OUT and migration.is_sql:
+    if migration.layout in FIND_OUT:
         without_transaction |= any(OUTSIDE.match(statement.text) for statement in statements(source))
     contents.transactional &= not without_transaction
 

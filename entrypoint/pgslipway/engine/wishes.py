@@ -1,4 +1,4 @@
-"""What the tool of another layout is told by a pending file, or by a file beside it: no transaction, or what we refuse.
+"""The requests of a pending file, or of a file beside it, to the tool of its layout: no transaction, or what we refuse.
 
 It is asked of pending files only: what is applied may have needed anything.
 """
@@ -6,17 +6,33 @@ It is asked of pending files only: what is applied may have needed anything.
 import re
 import tomllib
 from collections.abc import Callable, Iterator
+from mmap import ACCESS_READ, mmap
 
-from .. import files
-from ..files import Source
+from ..files import BOM, Source
 from ..migrations import Migration
 
-GOOSE_NO_TRANSACTION = re.compile(rb"^--\s*\+goose\s+no\s+transaction\s*$", re.IGNORECASE | re.MULTILINE)
-GOOSE_VARIABLES = re.compile(rb"^--\s*\+goose\s+envsub\s+on\s*$", re.IGNORECASE | re.MULTILINE)
-DBMATE_NO_TRANSACTION = re.compile(rb"^--\s*migrate:up\b.*\btransaction:false\b", re.MULTILINE)
-TERN_NO_TRANSACTION = re.compile(rb"^---- tern: disable-tx ----\s*$", re.MULTILINE)
-FLYWAY_NO_TRANSACTION = re.compile(rb"^\s*executeInTransaction\s*=\s*false\s*$", re.IGNORECASE | re.MULTILINE)
-FLYWAY_HARMLESS = re.compile(rb"^\s*(#.*|executeInTransaction\s*=.*|encoding\s*=\s*UTF-?8\s*)?$", re.IGNORECASE)
+FIRST = rb"^(?:" + re.escape(BOM) + rb")?"
+"""The start of a line, or of the file's text."""
+GOOSE_NO_TRANSACTION = re.compile(FIRST + rb"--[ \t]*\+goose\s+no\s+transaction\s*$", re.IGNORECASE | re.MULTILINE)
+GOOSE_VARIABLES = re.compile(FIRST + rb"--[ \t]*\+goose\s+envsub\s+on\s*$", re.IGNORECASE | re.MULTILINE)
+GOOSE_MISSPELT = re.compile(
+    rb"^[ \t]*--(?![ \t]*\+goose)[ \t+]*go{1,3}s{0,2}e?[ \t:]+(up|down)\b", re.IGNORECASE | re.MULTILINE
+)
+DBMATE_NO_TRANSACTION = re.compile(
+    FIRST + rb"--[ \t]*migrate:up[ \t](?:.*[ \t])?transaction:false(?=\s|\Z)", re.MULTILINE
+)
+TERN_NO_TRANSACTION = re.compile(FIRST + rb"---- tern: disable-tx ----\s*$", re.MULTILINE)
+TERN_MISSPELT = re.compile(
+    rb"^[ \t]*--(?!-- tern: disable-tx ----\s*$)[ \t-]*(\w+\s+above\s*/|above\s*/\s*drop\b|tern\s*:\s*disable)",
+    re.IGNORECASE | re.MULTILINE,
+)
+FLYWAY_SETTING = re.compile(r"(executeInTransaction|placeholderReplacement)\s*[=:]\s*(true|false)", re.IGNORECASE)
+FLYWAY_HARMLESS = re.compile(r"([#!].*|encoding\s*[=:]\s*UTF-?8)?", re.IGNORECASE)
+GOOSE_MARKERS = "goose takes this for a comment, and goes on; its markers are `-- +goose Up` and `-- +goose Down`"
+TERN_MARKERS = (
+    "tern takes this for a comment, and goes on; its markers are `---- create above / drop below ----` and "
+    "`---- tern: disable-tx ----`"
+)
 TEMPLATE, VARIABLE = re.compile(rb"\{\{"), re.compile(rb"\$\{")
 
 Refusal = tuple[int, str]
@@ -26,16 +42,33 @@ Refusal = tuple[int, str]
 def wishes(migration: Migration, source: Source) -> tuple[bool, list[Refusal]]:
     """Return whether the file asks for no transaction, and what it asks for that pgslipway does not do."""
     if not migration.is_sql:
-        return False, [(0, "a migration in Go, which pgslipway does not run; apply it with goose, or write it as SQL")]
+        text = f"a migration in code, which pgslipway does not run; apply it with {tool_of(migration)}, or make it SQL"
+        return False, [(0, text)]
     look = LOOKS.get(migration.layout)
     return look(migration, source) if look else (False, [])
 
 
+def tool_of(migration: Migration) -> str:
+    """Return the name of the tool that runs a migration in code."""
+    return "refinery" if migration.filename.endswith(".rs") else migration.layout
+
+
 def goose(migration: Migration, source: Source) -> tuple[bool, list[Refusal]]:
-    """Look for goose's marks; the one against the transaction counts wherever it stands."""
-    whole, _ = files.read(migration.path)
-    refused = refusals(GOOSE_VARIABLES, source, "ENVSUB: goose would put variables in here; write their values")
-    return GOOSE_NO_TRANSACTION.search(whole) is not None, [*refused]
+    """Look for goose's marks; the one against the transaction counts wherever it stands, in the down part, too."""
+    refused = [
+        *refusals(GOOSE_VARIABLES, source, "ENVSUB: goose would put variables in here; write their values"),
+        *refusals(GOOSE_MISSPELT, source, GOOSE_MARKERS),
+    ]
+    return found_in_file(GOOSE_NO_TRANSACTION, migration.path), refused
+
+
+def found_in_file(pattern: re.Pattern[bytes], path: str) -> bool:
+    """Tell whether the whole of a file has the pattern; it need not be in memory, nor UTF-8."""
+    try:
+        with open(path, "rb") as file:
+            return pattern.search(mmap(file.fileno(), 0, access=ACCESS_READ)) is not None
+    except (OSError, ValueError):  # gone meanwhile, or empty: the next reading of it will tell
+        return False
 
 
 def dbmate(_: Migration, source: Source) -> tuple[bool, list[Refusal]]:
@@ -45,33 +78,40 @@ def dbmate(_: Migration, source: Source) -> tuple[bool, list[Refusal]]:
 
 def tern(_: Migration, source: Source) -> tuple[bool, list[Refusal]]:
     """Look for tern's mark, and for templates."""
-    refused = refusals(
-        TEMPLATE, source, "a template of tern's, which pgslipway does not fill in; write what it becomes"
-    )
-    return TERN_NO_TRANSACTION.search(source) is not None, [*refused]
+    refused = [
+        *refusals(TEMPLATE, source, "a template of tern's, which pgslipway does not fill in; write what it becomes"),
+        *refusals(TERN_MISSPELT, source, TERN_MARKERS),
+    ]
+    return TERN_NO_TRANSACTION.search(source) is not None, refused
 
 
 def flyway(migration: Migration, source: Source) -> tuple[bool, list[Refusal]]:
     """Look for placeholders, and for settings in the .conf file beside it."""
-    refused = refusals(
-        VARIABLE, source, "a placeholder of Flyway's, which pgslipway does not fill in yet; write its value"
-    )
-    settings = beside(f"{migration.path}.conf")
-    unknown = [line for line in settings.splitlines() if not FLYWAY_HARMLESS.match(line)]
-    if unknown:
-        wish = unknown[0].decode(errors="replace").strip()
-        text = f"{migration.filename}.conf asks for {wish}, which has no effect here"
-        return False, [*refused, (0, text)]
-    return FLYWAY_NO_TRANSACTION.search(settings) is not None, [*refused]
+    refused: list[Refusal] = []
+    settings: dict[str, str] = {}
+    text = beside(f"{migration.path}.conf", refused).removeprefix(BOM).decode(errors="replace")
+    for line in map(str.strip, text.splitlines()):
+        if match := FLYWAY_SETTING.fullmatch(line):
+            settings[match[1].lower()] = match[2].lower()
+        elif not FLYWAY_HARMLESS.fullmatch(line):
+            refused.append((0, f"{migration.filename}.conf asks for {line}, which has no effect here"))
+    if settings.get("placeholderreplacement") != "false":
+        reason = "a placeholder of Flyway's, which pgslipway does not fill in yet; write its value"
+        refused += refusals(VARIABLE, source, reason)
+    return settings.get("executeintransaction") == "false", refused
 
 
 def diesel(migration: Migration, _: Source) -> tuple[bool, list[Refusal]]:
     """Look into the metadata beside it."""
+    refused: list[Refusal] = []
+    text = beside(migration.path.removesuffix("up.sql") + "metadata.toml", refused)
     try:
-        settings = tomllib.loads(beside(migration.path.removesuffix("up.sql") + "metadata.toml").decode())
-    except ValueError as error:
+        wanted = tomllib.loads(text.decode()).get("run_in_transaction", True)
+    except (ValueError, RecursionError) as error:
         return False, [(0, f"metadata.toml beside it is not TOML: {error}")]
-    return settings.get("run_in_transaction") is False, []
+    if not isinstance(wanted, bool):
+        refused.append((0, "metadata.toml beside it: run_in_transaction must be true or false"))
+    return wanted is False, refused
 
 
 LOOKS: dict[str, Callable[[Migration, Source], tuple[bool, list[Refusal]]]] = {
@@ -85,10 +125,13 @@ def refusals(pattern: re.Pattern[bytes], source: Source, reason: str) -> Iterato
         yield match.start(), reason
 
 
-def beside(path: str) -> bytes:
-    """Return the contents of a file that may be there."""
+def beside(path: str, refused: list[Refusal]) -> bytes:
+    """Return the contents of a file that may be there; one that cannot be read is refused."""
     try:
         with open(path, "rb") as file:
             return file.read()
     except FileNotFoundError:
+        return b""
+    except OSError as error:
+        refused.append((0, f"{path.rpartition('/')[2]} beside it cannot be read: {error.strerror}"))
         return b""
