@@ -7,6 +7,7 @@ are in `layouts`.
 import io
 import posix
 from _hashlib import openssl_sha256 as sha256
+from _stat import S_ISREG
 
 from .errors import BadMigrations, Problem, Undivided, bad_file
 
@@ -25,6 +26,7 @@ BOM = b"\xef\xbb\xbf"
 LARGE = 1 << 20
 """Bytes above which a file is mapped, not read, and sent in pieces."""
 CHUNK = 1 << 16
+EINVAL = 22
 START = 0
 """SEEK_SET."""
 PLAIN, AUTO = "plain", "auto"
@@ -73,9 +75,16 @@ def discover(folder: str, layout: str = AUTO) -> Folder:
     decided_by = ""
     if layout == AUTO:
         layout, decided_by = recognise(visible, files, content_of)
-    chosen, version_of, ignored = files_of(layout, visible)
-    found = load_all(chosen, version_of or plain_version, part_of(layout)) if chosen else nothing_in(folder)
-    return Folder(found, layout, decided_by, ignored)
+    for is_hopeful in (True, False):  # the second time it looks closer, and says what is wrong
+        chosen, version_of, ignored = files_of(layout, visible, is_hopeful=is_hopeful)
+        try:
+            found = load_all(chosen, version_of or plain_version, part_of(layout)) if chosen else []
+        except BadMigrations:
+            if not is_hopeful:
+                raise
+        else:
+            break
+    return Folder(found or nothing_in(folder, layout), layout, decided_by, ignored)
 
 
 def is_sql(name: str) -> bool:
@@ -84,12 +93,20 @@ def is_sql(name: str) -> bool:
     return lower.endswith(".sql") and not lower.endswith(".down.sql")
 
 
+def has_sql(name: str) -> bool:
+    """Tell whether a migration is SQL; some tools have migrations in code, too."""
+    return name[-4:].lower() == ".sql"
+
+
 def is_plain(visible: "Mapping[str, Entry]", files: "Mapping[str, Entry]") -> bool:
     """Tell whether nothing in the folder speaks for another layout."""
     if not files or not all(name[0].isdecimal() for name in files):
         return False
     others = [name for name in visible if name not in files] if len(files) < len(visible) else []
-    if any(name == "tern.conf" or visible[name].is_dir() for name in others):
+    try:
+        if any(name == "tern.conf" or visible[name].is_dir() for name in others):
+            return False
+    except OSError:  # a link that leads back to itself
         return False
     first = content_of(files[min(files)]).lower()
     return not any(mark in first for mark in MARKS)
@@ -98,10 +115,12 @@ def is_plain(visible: "Mapping[str, Entry]", files: "Mapping[str, Entry]") -> bo
 def content_of(entry: "Entry") -> bytes:
     """Return the first bytes of a file, up to LARGE, for a look at its markers; none of one that cannot be read."""
     try:
-        source, _ = read(entry.path) if entry.is_file() else (b"", "")
-    except (OSError, UnicodeDecodeError):
+        if not entry.is_file():
+            return b""
+        with io.FileIO(entry.path) as file:
+            return file.read(LARGE) or b""
+    except OSError:
         return b""
-    return source[:LARGE]
 
 
 def part_of(layout: str) -> "Part | None":
@@ -135,9 +154,11 @@ def load_all(
     return sorted(found)
 
 
-def nothing_in(folder: str) -> "NoReturn":
+def nothing_in(folder: str, layout: str = PLAIN) -> "NoReturn":
     """Raise BadMigrations for a folder without a migration."""
-    raise BadMigrations(f"{folder}: no migration in this folder; {HOW_TO_NAME}")
+    if layout == PLAIN:
+        raise BadMigrations(f"{folder}: no migration in this folder; {HOW_TO_NAME}")
+    raise BadMigrations(f"{folder}: no migration in this folder as {layout} has them; see MIGRATE_LAYOUT")
 
 
 def plain_version(name: str) -> int:
@@ -153,10 +174,12 @@ def load(name: str, entry: "Entry", version: int, part: "Part | None") -> Found:
     """Return the migration in the file at `entry`, or raise BadMigrations."""
     if version > LARGEST_VERSION:
         raise bad_file(name, f"the version is too large; the largest is {LARGEST_VERSION}")
+    if not name.isprintable():
+        raise bad_file(name, "not a migration's name: it has characters that cannot be printed")
     try:
         if not entry.is_file():
             raise bad_file(name, f"not a file; {entry.path} must be a regular file or a link to one")
-        _, checksum = read(entry.path, part if is_sql(name) else None)
+        _, checksum = read(entry.path, part if part and has_sql(name) else None)
     except OSError as error:
         raise bad_file(name, f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -173,9 +196,11 @@ def read(path: str, part: "Part | None" = None) -> tuple[Source, str]:
     part alone, with whose end the bytes end. Raises OSError, Undivided, and UnicodeDecodeError for what is not UTF-8.
     A small file gets neither a file object nor a decoder: of 10,000 files each takes half as long then.
     """
-    descriptor = posix.open(path, posix.O_RDONLY)
+    descriptor = posix.open(path, posix.O_RDONLY | posix.O_NONBLOCK)
     try:
         source = posix.read(descriptor, CHUNK)
+        if not source and not S_ISREG(posix.fstat(descriptor).st_mode):
+            raise OSError(EINVAL, "not a regular file")
         while len(source) <= LARGE and (more := posix.read(descriptor, CHUNK)):
             source += more
         if len(source) > LARGE:
@@ -199,9 +224,12 @@ def read_large(descriptor: int, part: "Part | None") -> tuple[Source, str]:
     from codecs import getincrementaldecoder
     from mmap import ACCESS_READ, mmap  # most folders have no such file
 
-    source = mmap(descriptor, 0, access=ACCESS_READ)
+    source: Source = mmap(descriptor, 0, access=ACCESS_READ)
     start, end = part(source) if part else (START, len(source))
-    if 0 < end < len(source):
+    source[:start].decode()  # which raises
+    if end <= LARGE:
+        source = source[:end]
+    elif end < len(source):
         source = mmap(descriptor, end, access=ACCESS_READ)
     digest = sha256()
     decoder = io.IncrementalNewlineDecoder(getincrementaldecoder("utf-8-sig")(), translate=True)

@@ -23,8 +23,8 @@ class Migration:
 
     @property
     def is_sql(self) -> bool:
-        """Tell whether its text is SQL: goose has migrations in Go, too."""
-        return files.is_sql(self.filename)
+        """Tell whether its text is SQL; some tools have migrations in code, too."""
+        return files.has_sql(self.filename)
 
     @property
     def text(self) -> str:

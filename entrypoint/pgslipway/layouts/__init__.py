@@ -3,8 +3,8 @@
 Each is read in place, by its tool's rules. No heavy import: a start with nothing to do in such a folder loads this.
 """
 
-from ..errors import LayoutsMeet
-from .entries import File, below
+from ..errors import BadMigrations, LayoutsMeet
+from .entries import File, Hoped, below, is_folder
 from .versions import is_flyway
 
 TYPE_CHECKING = False
@@ -39,49 +39,61 @@ def signs(visible: "Visible", files: "Visible", content_of: "Callable[[Entry], b
     has_journal = "meta" in visible and File(f"{visible['meta'].path}/_journal.json").is_file()
     if has_journal:
         yield "drizzle", JOURNAL
-    folders = [name for name in sorted(visible) if name not in files and visible[name].is_dir()]
-    for name in folders:
-        if sign := next(signs_inside(name, visible[name].path), None):
-            yield sign
+    for name in sorted(visible.keys() - files.keys()):
+        if is_folder(visible[name]) and (found := signs_inside(name, visible[name].path)):
+            yield from found
             break  # reading them tells whether all are alike
-    numbered = [name for name in sorted(files) if name[0].isdecimal()]
+    numbered = min((name for name in files if name[0].isdecimal()), default="")
     if numbered and not has_journal:
-        yield layout_of_numbered(content_of(files[numbered[0]]), is_tern="tern.conf" in visible), numbered[0]
-    for name in sorted(files):
+        layout = layout_of_numbered(content_of(files[numbered]))
+        yield ("tern", "tern.conf") if layout == "plain" and "tern.conf" in visible else (layout, numbered)
+    for name in sorted(name for name in files if name[0] in "VUR"):
         if is_flyway(name):
             yield "flyway", name
             break
 
 
-def signs_inside(name: str, path: str) -> "Iterator[tuple[str, str]]":
-    """Yield (layout, name) for what tells a layout in a folder of the folder."""
+def signs_inside(name: str, path: str) -> list[tuple[str, str]]:
+    """Return (layout, name) for each layout that a folder of the folder tells."""
+    found = []
     if File(f"{path}/migration.sql").is_file():
-        yield "drizzle" if File(f"{path}/snapshot.json").is_file() else "prisma", f"{name}/migration.sql"
+        found.append(("drizzle" if File(f"{path}/snapshot.json").is_file() else "prisma", f"{name}/migration.sql"))
     if File(f"{path}/up.sql").is_file():
-        yield "diesel", f"{name}/up.sql"
-    yield from (("flyway", file) for file in below(name, path) if is_flyway(file))
+        found.append(("diesel", f"{name}/up.sql"))
+    if not found:
+        try:
+            found += [("flyway", file) for file, _ in below(name, path, set()) if is_flyway(file)][:1]
+        except BadMigrations:
+            return []  # it cannot be read, and need not be unless the layout is Flyway's
+    return found
 
 
-def layout_of_numbered(source: bytes, *, is_tern: bool) -> str:
+def layout_of_numbered(source: bytes) -> str:
     """Return the layout that the markers in the first of the numbered files tell."""
     lines = [line.strip().lower() for line in source.splitlines() if line.lstrip().startswith(b"--")]
     if any(b"+goose" in line for line in lines):
         return "goose"
     if any(line[2:].lstrip().startswith((b"migrate:up", b"migrate:down")) for line in lines):
         return "dbmate"
-    is_tern = is_tern or any(line.startswith((b"---- create above / drop below", b"---- tern:")) for line in lines)
+    is_tern = any(line.startswith((b"---- create above / drop below", b"---- tern:")) for line in lines)
     return "tern" if is_tern else "plain"
 
 
-def files_of(layout: str, visible: "Visible") -> "Chosen":
-    """Return the migrations in a folder of this layout. Raises BadMigrations for what its tool would run besides."""
+def files_of(layout: str, visible: "Visible", *, is_hopeful: bool = False) -> "Chosen":
+    """Return the migrations in a folder of this layout. Raises BadMigrations for what its tool would run besides.
+
+    Hopefully it looks for no file in a folder of the folder; then one that cannot be opened may not be a migration.
+    """
     if layout == "flyway":
         from .flyway import flyway
 
         return flyway(visible)
     if layout in {"prisma", "diesel", "drizzle"}:
-        from . import nested as kind
-    else:
-        from . import numbered as kind  # type: ignore[no-redef]
-    chosen: Chosen = getattr(kind, layout)(visible)
+        from . import nested
+
+        in_folders: Chosen = getattr(nested, layout)(visible, Hoped if is_hopeful else File)
+        return in_folders
+    from . import numbered
+
+    chosen: Chosen = getattr(numbered, layout)(visible)
     return chosen

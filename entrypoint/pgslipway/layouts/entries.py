@@ -1,9 +1,9 @@
 """The entries of a folder and of the folders in it: what all layouts share."""
 
 import posix
-from _stat import S_ISDIR, S_ISREG
+from _stat import S_IFREG, S_ISDIR, S_ISREG
 
-from ..errors import bad_file
+from ..errors import BadMigrations, Problem, bad_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         def path(self) -> str: ...  # noqa: D102
         def is_file(self) -> bool: ...  # noqa: D102
         def is_dir(self) -> bool: ...  # noqa: D102
+        def is_symlink(self) -> bool: ...  # noqa: D102
 
 
 Visible: "TypeAlias" = "Mapping[str, Entry]"
@@ -24,19 +25,24 @@ Visible: "TypeAlias" = "Mapping[str, Entry]"
 Chosen: "TypeAlias" = "tuple[Mapping[str, Entry], Callable[[str], int] | None, list[str]]"
 """The files that are migrations by filename, the function for the version in a filename (None: that of the plain
 layout), and the names of those that are not read."""
+NOT_THERE = {2, 20}
+"""ENOENT and ENOTDIR."""
 
 
 class File:
     """A file below the folder, in the manner of an entry of `os.scandir`."""
 
-    __slots__ = ("mode", "path")
+    __slots__ = ("error", "mode", "path")
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.error = ""
+        """Why it cannot be looked at, if it is there."""
         try:
             self.mode = posix.stat(path).st_mode
-        except OSError:
+        except OSError as error:
             self.mode = 0
+            self.error = "" if error.errno in NOT_THERE else f"{error.strerror}"
 
     def is_file(self) -> bool:
         """Tell whether it is a regular file, or a link to one."""
@@ -46,32 +52,97 @@ class File:
         """Tell whether it is a folder, or a link to one."""
         return S_ISDIR(self.mode)
 
+    def is_symlink(self) -> bool:
+        """Tell that it is no link: links were followed."""
+        return False
 
-def folders(visible: "Visible") -> "list[tuple[str, Entry]]":
-    """Return the folders among the entries."""
-    return [(name, entry) for name, entry in visible.items() if entry.is_dir()]
+
+class Hoped:
+    """A file that nobody has looked for yet: opening it will tell, and a look at each of 10,000 takes as long."""
+
+    __slots__ = ("path",)
+    error = ""
+    mode = S_IFREG
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def is_file(self) -> bool:
+        """Hope so."""
+        return True
+
+    def is_dir(self) -> bool:
+        """Hope not."""
+        return False
+
+    def is_symlink(self) -> bool:
+        """Tell that it is no link: links were followed."""
+        return False
+
+
+def is_folder(entry: "Entry") -> bool:
+    """Tell whether an entry is a folder, or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads back to itself
+        return False
+
+
+def must_be_folder(name: str, entry: "Entry") -> bool:
+    """Tell what `is_folder` does. Raises BadMigrations for a link that leads nowhere: it may have been a folder."""
+    if is_folder(entry):
+        return True
+    if entry.is_symlink():
+        try:
+            posix.stat(entry.path)
+        except OSError as error:
+            raise bad_file(name, f"a link that leads nowhere: {error.strerror}; mend it, or remove it") from error
+    return False
+
+
+def folders(visible: "Visible") -> "dict[str, Entry]":
+    """Return the folders among the entries. Raises BadMigrations for links that lead nowhere."""
+    found = {}
+    problems: list[Problem] = []
+    for name, entry in visible.items():
+        try:
+            if is_folder(entry) or must_be_folder(name, entry):
+                found[name] = entry
+        except BadMigrations as error:
+            problems += error.problems
+    if problems:
+        raise BadMigrations(*problems)
+    return found
 
 
 def others(visible: "Visible", chosen: "Iterable[str]") -> list[str]:
     """Return the names of the entries that are not chosen, by name; a folder's with a slash."""
-    return sorted(f"{name}/" if visible[name].is_dir() else name for name in visible.keys() - {*chosen})
+    return sorted(f"{name}/" if is_folder(visible[name]) else name for name in visible.keys() - {*chosen})
 
 
-def below(name: str, path: str, seen: "tuple[tuple[int, int], ...]" = ()) -> "Iterator[str]":
-    """Yield the names of the files in a folder in any depth, each after the folder's; hidden ones are left out.
+def below(name: str, path: str, seen: "set[tuple[int, int]]") -> "Iterator[tuple[str, Entry]]":
+    """Yield (name, entry) for the files in a folder in any depth; hidden ones are left out.
 
-    A folder that a link leads back to is not entered again. Raises BadMigrations for one that cannot be read.
+    A folder is entered once, however many links lead to it: `seen` has those that were. Raises BadMigrations for one
+    that cannot be read, and for a link that leads nowhere.
     """
-    try:
-        found = posix.stat(path)
-        if (found.st_dev, found.st_ino) in seen:
-            return
-        with posix.scandir(path) as entries:
-            inside = [entry for entry in entries if not entry.name.startswith(".")]
-    except OSError as error:
-        raise bad_file(name, f"cannot be read: {error.strerror}") from error
-    for entry in inside:
-        if entry.is_dir():
-            yield from below(f"{name}/{entry.name}", entry.path, (*seen, (found.st_dev, found.st_ino)))
-        else:
-            yield f"{name}/{entry.name}"
+    waiting = [(name, path)]
+    while waiting:
+        folder, path = waiting.pop()
+        try:
+            found = posix.stat(path)
+            if (found.st_dev, found.st_ino) in seen:
+                continue
+            seen.add((found.st_dev, found.st_ino))
+            with posix.scandir(path) as entries:
+                inside = {entry.name: entry for entry in entries if not entry.name.startswith(".")}
+        except OSError as error:
+            raise bad_file(folder, f"cannot be read: {error.strerror}") from error
+        deeper = []
+        for base in sorted(inside):
+            file = f"{folder}/{base}"
+            if must_be_folder(file, inside[base]):
+                deeper.append((file, inside[base].path))
+            else:
+                yield file, inside[base]
+        waiting += reversed(deeper)

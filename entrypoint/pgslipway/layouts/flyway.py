@@ -1,72 +1,116 @@
 """The layout of Flyway and refinery: V<version>__<description>.sql in any depth."""
 
-from ..errors import BadMigrations, bad_file
-from .entries import File, below
+from ..errors import BadMigrations, Problem, bad_file
+from .entries import below, must_be_folder
 from .versions import flyway as number
 from .versions import flyway_text, is_flyway
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from .entries import Chosen, Visible
+    from .entries import Chosen, Entry, Visible
 
 EVENTS = ("before", "after", "createSchema")
 """How the names of Flyway's callbacks begin."""
+CODE = (".rs", ".java", ".kt", ".py", ".sh", ".bash", ".ps1", ".bat", ".cmd")
+"""The ends of the names of migrations that are no SQL."""
 LATER = "a repeatable migration, which pgslipway does not run yet; leave it to the tool that does, or give it a version"
+BASELINE = "a baseline migration of Flyway's, which pgslipway does not run; make a V file of it"
+CALLBACK = "a callback of Flyway's, which pgslipway does not run; put its SQL into the migrations"
 NOTHING_UNDONE = "no V file has this version, so it is nothing that undoes one; refinery's U files may become V files"
 HOW_TO_NAME = "name it V<version>__<description>.sql, such as V1.2__orders.sql"
 
 
 def flyway(visible: "Visible") -> "Chosen":
     """Return the V….sql files in any depth. Raises BadMigrations for callbacks, baselines and repeatable ones."""
-    paths = dict(walk(visible))
-    named = [name for name in sorted(paths) if name.lower().endswith(".sql")]
-    chosen = {name: File(paths[name]) for name in named if is_flyway(name) and base_of(name).startswith("V")}
-    undo = [name for name in named if is_flyway(name) and base_of(name).startswith("U")]
-    versions = {flyway_text(name) for name in chosen}
-    refused = [(name, NOTHING_UNDONE) for name in undo if flyway_text(f"V{base_of(name)[1:]}") not in versions]
-    refused += [(name, refusal) for name in named if (refusal := flyway_refusal(base_of(name)))]
+    chosen: dict[str, Entry] = {}
+    undo, ignored = [], []
+    refused: list[Problem] = []
+    for name, entry in walk(visible):
+        base = name.rpartition("/")[2]
+        if base[0] == "V" and base[1:2].isdecimal() and base.endswith(".sql"):  # nearly all of them
+            chosen[name] = entry
+        elif is_flyway(base) and base[0] != "R":
+            if base[0] == "V":
+                chosen[name] = entry
+            else:
+                undo.append(name)
+        elif base.endswith(CODE) and flyway_text(base):
+            chosen[name] = entry
+        elif refusal := flyway_refusal(base):
+            refused += bad_file(name, refusal).problems
+        else:
+            ignored.append(name)
+    refused += nothing_undone(undo, chosen)
     if refused:
-        raise BadMigrations(*(bad_file(name, refusal).problems[0] for name, refusal in sorted(refused)))
-    ignored = [name for name in sorted(paths) if name not in {*chosen, *undo} and not name.endswith(".conf")]
-    return chosen, flyway_version, ignored
+        raise BadMigrations(*sorted(refused, key=lambda problem: problem.file))
+    return chosen, flyway_version, sorted(name for name in ignored if not is_setting(name, chosen))
 
 
-def base_of(name: str) -> str:
-    """Return a filename without its folder."""
-    return name.rpartition("/")[2]
+def is_setting(name: str, chosen: "Mapping[str, Entry]") -> bool:
+    """Tell whether a file has the settings of a migration."""
+    return name.endswith(".conf") and name.removesuffix(".conf") in chosen
+
+
+def walk(visible: "Visible") -> "Iterator[tuple[str, Entry]]":
+    """Yield (name, entry) for all files in any depth, and each folder once. Raises BadMigrations."""
+    seen: set[tuple[int, int]] = set()
+    folders = []
+    for name, entry in visible.items():
+        try:
+            is_file = entry.is_file()
+        except OSError:  # a link that leads back to itself
+            is_file = False
+        if is_file or not must_be_folder(name, entry):
+            yield name, entry
+        else:
+            folders.append(name)
+    for name in sorted(folders):
+        yield from below(name, visible[name].path, seen)
 
 
 def flyway_refusal(base: str) -> str:
     """Say why a file that Flyway would run is refused; empty for one that it would not run."""
+    if not base.lower().endswith(".sql"):
+        return ""
     if base.startswith("R__"):
         return LATER
-    if base.startswith("B") and base[1:2].isdecimal() and "__" in base:
-        return "a baseline migration of Flyway's, which pgslipway does not run; make a V file of it"
+    if base.startswith("B") and flyway_text(f"V{base[1:]}"):
+        return BASELINE
     event = base.rpartition(".")[0].partition("__")[0]
     if event == EVENTS[2] or any(
         event.startswith(when) and event[len(when) :][:1].isupper() and event.isalpha() for when in EVENTS[:2]
     ):
-        return "a callback of Flyway's, which pgslipway does not run; put its SQL into the migrations"
+        return CALLBACK
     return ""
+
+
+def nothing_undone(undo: "Iterable[str]", chosen: "Iterable[str]") -> "Iterator[Problem]":
+    """Yield a problem for each U file without a V file of its version."""
+    versions = {number_of(name) for name in chosen} if undo else ()
+    for name in undo:
+        if number_of(name) not in versions:
+            yield from bad_file(name, NOTHING_UNDONE).problems
+
+
+def number_of(name: str) -> int:
+    """Return the number of the version in a filename, whatever letter comes first; -1 where there is none."""
+    try:
+        return number(version_text(name))
+    except ValueError:
+        return -1
+
+
+def version_text(name: str) -> str:
+    """Return the text in a filename that has to be its version."""
+    text, separator, _ = name.rpartition("/")[2][1:].partition("__")
+    return text if separator else text.rpartition(".")[0]
 
 
 def flyway_version(name: str) -> int:
     """Return the version in a filename of Flyway's, or raise BadMigrations."""
-    version = base_of(name).rpartition(".")[0][1:].partition("__")[0]
-    if not name.isprintable():
-        raise bad_file(name, f"not a migration's name; {HOW_TO_NAME}")
     try:
-        return number(version)
+        return number(version_text(name))
     except ValueError as error:
         raise bad_file(name, f"{error}; {HOW_TO_NAME}") from error
-
-
-def walk(visible: "Visible") -> "Iterator[tuple[str, str]]":
-    """Yield (name, path) of all files in any depth."""
-    for name, entry in visible.items():
-        if entry.is_dir():
-            yield from ((file, f"{entry.path}{file.removeprefix(name)}") for file in below(name, entry.path))
-        else:
-            yield name, entry.path

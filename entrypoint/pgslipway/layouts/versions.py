@@ -7,6 +7,9 @@ FLYWAY = ((10**6, 0, 3), (10**14, 10**18, 1), (10**18, 3 * 10**18, 0))
 """For a first part below this: the number that is added, and how many more parts there may be."""
 LATER = 10**4
 """The later parts of a Flyway version are below this."""
+SHORT, SHORTER = 6, 4
+"""Digits of a first and of a later part that are always within the bounds."""
+POWERS = (1, LATER, LATER**2, LATER**3)
 DIESEL_DIGITS = 18
 TIMESTAMP = 14
 """Digits of a moment to the second."""
@@ -23,23 +26,34 @@ def is_number(text: str) -> bool:
 
 def flyway(text: str) -> int:
     """Return the number of a Flyway version such as 1.2, 1_2 or 20260131. Raises ValueError."""
-    parts = text.replace("_", ".").split(".")
-    if not all(map(is_number, parts)):
+    text = text.replace("_", ".")
+    number, dot, part = text.partition(".")
+    if (
+        len(number) <= SHORT
+        and len(part) <= SHORTER
+        and text.isascii()
+        and number.isdecimal()
+        and (part.isdecimal() or not dot)
+    ):  # as nearly all of them are
+        return int(number) * POWERS[3] + int(part or 0) * POWERS[2]
+    parts = text.split(".")
+    if "" in parts or not is_number("".join(parts)):
         raise ValueError("a version is numbers with dots or underscores in between, such as 1.2")
     first, *later = map(int, parts)
     while later and not later[-1]:
         later.pop()
-    base, most = next(((base, most) for bound, base, most in FLYWAY if first < bound), (0, -1))
-    if most < 0:
+    kind = (first >= FLYWAY[0][0]) + (first >= FLYWAY[1][0]) + (first >= FLYWAY[2][0])
+    if kind == len(FLYWAY):
         raise ValueError("the first number of a version has at most 18 digits")
-    if len(later) > most or any(part >= LATER for part in later):
+    _, base, most = FLYWAY[kind]
+    if len(later) > most or (later and max(later) >= LATER):
         raise ValueError(
             f"after {first} a version may have {most} more number{'' if most == 1 else 's'}, each below {LATER}"
         )
-    number = first
-    for place in range(most):
-        number = number * LATER + (later[place] if place < len(later) else 0)
-    return base + number
+    total = first
+    for one in later:
+        total = total * LATER + one
+    return base + total * POWERS[most - len(later)]
 
 
 def diesel(text: str) -> int:
@@ -56,6 +70,11 @@ def milliseconds(digits: str) -> int:
         raise ValueError("a version is 14 digits, the moment to the second")
     year, month, day = int(digits[:4]), int(digits[4:6]), int(digits[6:8])
     hour, minute, second = int(digits[8:10]), int(digits[10:12]), int(digits[12:])
+    leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
+    days_in_month = 28 + leap if month == 2 else 30 + (month + month // 8) % 2
+    is_day = 1 <= month <= 12 and 1 <= day <= days_in_month
+    if not is_day or year < 1970 or hour > 23 or minute > 59 or second > 59:
+        raise ValueError("a version is a moment of the calendar from 1970 on, to the second")
     if month < 3:
         year, month = year - 1, month + 12
     days = 365 * year + year // 4 - year // 100 + year // 400 + (153 * (month - 3) + 2) // 5 + day - 1 - DAYS_TO_1970
@@ -64,9 +83,9 @@ def milliseconds(digits: str) -> int:
 
 def flyway_text(name: str) -> str:
     """Return the version in a filename of Flyway's, with dots; empty where there is none."""
-    stem, _, suffix = name.rpartition("/")[2].rpartition(".")
+    stem = name.rpartition("/")[2].rpartition(".")[0]
     version = stem[1:].partition("__")[0].replace("_", ".")
-    return version if suffix.lower() == "sql" and stem[:1] == "V" and is_number(version.replace(".", "")) else ""
+    return version if stem[:1] == "V" and is_number(version.replace(".", "")) else ""
 
 
 def is_flyway(name: str) -> bool:
