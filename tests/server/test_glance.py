@@ -87,6 +87,40 @@ def folders(draw: st.DrawFn) -> dict[str, bytes]:
     return {f"{version:0{draw(st.integers(1, 4))}}_a.sql": draw(contents) for version in versions}
 
 
+LAYOUTS = ["goose", "dbmate", "tern", "flyway", "prisma", "diesel", "drizzle"]
+DIVIDED = {
+    "goose": (b"-- +goose Up\n", b"\n-- +goose Down\nDROP"),
+    "dbmate": (b"-- migrate:up\n", b"\n-- migrate:down\nDROP"),
+    "tern": (b"", b"\n---- create above / drop below ----\nDROP"),
+}
+NAMED = {
+    "flyway": ("V{}__a.sql", 10**12), "prisma": ("{}_a/migration.sql", 10), "diesel": ("{:018}_a/up.sql", 1),
+    "drizzle": ("{}_a.sql", 1),
+}  # fmt: skip
+"""The filename for a number, and how many times that the version is."""
+
+
+def laid_out(layout: str, files: Mapping[str, bytes]) -> tuple[dict[str, bytes], list[Row]]:
+    """The same files as another tool has them, and the history of that folder."""
+    found: dict[str, bytes] = {}
+    rows: list[Row] = []
+    names = sorted(files, key=lambda name: int(name.partition("_")[0]))
+    for number, name in enumerate(names, 1):
+        text = normal(files[name])
+        if layout in DIVIDED:
+            up, down = DIVIDED[layout]
+            found[name] = up + text + down
+            rows.append(Row(str(int(name.partition("_")[0])), name, sha256(text + b"\n").hexdigest()))
+            continue
+        pattern, times = NAMED[layout]
+        found[pattern.format(number)] = files[name]
+        rows.append(Row(str(number * times), pattern.format(number), sha256(text).hexdigest()))
+    if layout == "drizzle":
+        entries = [{"tag": f"{number}_a", "when": number} for number in range(1, len(names) + 1)]
+        found["meta/_journal.json"] = json.dumps({"entries": entries}).encode()
+    return found, rows
+
+
 def rows_of(files: Mapping[str, bytes]) -> list[Row]:
     """The history of a folder that was applied."""
     found = sorted((int(name.partition("_")[0]), name) for name in files)
@@ -159,17 +193,22 @@ def cases(draw: st.DrawFn) -> Case:
     rare = st.integers(0, 3).map(lambda number: number == 0)
     files = draw(folders())
     rows = rows_of(files)
+    layout = draw(st.sampled_from(["plain"] * len(LAYOUTS) + LAYOUTS))
+    if layout != "plain":
+        files, rows = laid_out(layout, files)
     if draw(rare):
         rows = HARMLESS_ROWS[draw(st.sampled_from(list(HARMLESS_ROWS)))](rows)
     if odd in {"rows", "all"}:
         rows = ODD_ROWS[draw(st.sampled_from(list(ODD_ROWS)))](rows)
     if draw(rare):
-        files |= HARMLESS_FILES
+        files |= {name: text for name, text in HARMLESS_FILES.items() if layout not in DIVIDED or "down" not in name}
     if odd in {"files", "all"}:
         name = draw(st.sampled_from(list(ODD_FILES)))
         files[name] = ODD_FILES[name]
     shapes = ODD_SHAPES if odd in {"shape", "all"} else HARMLESS_SHAPES
     environ = draw(st.sampled_from(ODD_SETTINGS if odd in {"settings", "all"} else USUAL_SETTINGS))
+    if draw(rare):
+        environ = environ | {"MIGRATE_LAYOUT": layout}
     command = draw(st.sampled_from([[], [], ["up"], ["wait"]]))
     return Case(files, rows, shapes[draw(st.sampled_from(list(shapes)))], environ, command, is_usual=not odd)
 
@@ -253,6 +292,7 @@ class Ground:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir()
         for name, content in case.files.items():
+            (self.folder / name).parent.mkdir(exist_ok=True)
             (self.folder / name).write_bytes(content)
         async with self.database.connection() as connection:
             try:
@@ -309,3 +349,16 @@ async def test_odd_history_is_left_to_the_program(rows: str, shop: Database, tmp
     )
 
     assert ground.counted == {"left to the program": 1}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+async def test_nothing_to_do_is_seen_in_every_layout(layout: str, shop: Database, tmp_path: Path) -> None:
+    ground = Ground(shop, tmp_path / "migrations", Counter())
+    files, rows = laid_out(layout, {"1_a.sql": b"", "02_b.sql": b"SELECT 1;", "30_c.sql": b"SELECT 2;"})
+    shape = HARMLESS_SHAPES["bigint"]
+
+    await ground.compare(Case(files, rows, shape, {}, [], is_usual=True))
+    await ground.compare(Case(files, rows, shape, {"MIGRATE_LAYOUT": layout}, ["wait"], is_usual=True))
+    await ground.compare(Case(files, rows[1:], shape, {}, [], is_usual=False))
+
+    assert ground.counted == {"nothing to do": 2, "left to the program": 1}
