@@ -7,7 +7,7 @@ import asyncpg
 from .config import Config
 from .connect import connect
 from .dial import Connection
-from .errors import AccessRefused, DatabaseUnavailable, FilesChanged, NotYet
+from .errors import AccessRefused, DatabaseUnavailable, FilesChanged, Locked, NotYet
 from .run import Run, begin
 from .words import count, names, newest
 
@@ -48,14 +48,17 @@ async def look_for_all(run: Run, connection: Connection) -> None:
     try:
         if await history.is_current(connection, run.migrations):
             return
-        from .engine import adopt, plan  # most looks miss nothing
+        from .engine import adopt, plan, their_lock  # most looks miss nothing
 
-        rows, _ = await adopt.look(run, history, connection)
+        rows, found = await adopt.look(run, history, connection)
+        await their_lock.refuse(found, connection)
         pending = plan.compare(run, rows).pending
         missing = f"{count(len(pending), 'migration')} missing: {names(pending)}" if pending else ""
     except (AccessRefused, asyncpg.InsufficientPrivilegeError) as error:
         cause = error.__cause__ or error
         missing = f"{history.name} cannot be read yet: {cause}; it takes SELECT on it and USAGE on its schema"
+    except Locked as error:
+        missing = str(error)
     except asyncpg.LockNotAvailableError as error:
         missing = f"{history.name} cannot be read yet: {error}"
     if missing and missing != run.missing:

@@ -36,9 +36,10 @@ async def adopt(request: Request) -> str:
         async with their_lock(run, held, found):
             rows, found = await look(run, run.history, held.connection)
             if found:
+                found.refuse()
                 await refuse_begun(run, held.connection, found)
                 await patiently(run, partial(write, run, run.history, held.connection, found))
-    if not found:
+    if not found or not found.rows:
         return f"nothing to adopt: the history has {count(len(rows), 'row')}" if rows else "nothing to adopt"
     return f"adopted {count(run.adopted, 'migration')} from {found.source}"
 

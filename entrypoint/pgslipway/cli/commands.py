@@ -51,7 +51,7 @@ async def plan(request: Request) -> str:
 
     async with connect(request.config, first_query) as (connection, _):
         jobs, unfinished, found = await preview(run, connection)
-    if found:
+    if found and found.rows:
         show(f"adopt {count(len(found.rows), 'migration')} from {found.source}: {names(found.rows)}")
         for warning in found.warnings:
             show(f"  {warning}")

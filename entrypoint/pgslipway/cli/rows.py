@@ -16,6 +16,7 @@ from ..engine.plan import Plan, make_plan
 from ..engine.preflight import unfinished_as_login
 from ..engine.sending import own_sql
 from ..engine.squash import is_squash
+from ..engine.their_lock import refuse
 from ..files import PLAIN
 from ..migrations import Applied, shown
 from ..run import begin
@@ -53,12 +54,14 @@ async def plan_of(config: Config) -> tuple[Plan, Unfinished, bool]:
     run = await begin(config)
 
     async def first_look(connection: Connection) -> tuple[list[Applied], Adoption | None]:
-        return await look(run, run.history_as_login, connection)
+        rows, found = await look(run, run.history_as_login, connection)
+        await refuse(found, connection)
+        return rows, found
 
     async with connect(config, first_look) as (connection, (history, found)), own_sql(run.history):
         rows = found.rows if found else history
         plan = make_plan(run.migrations, rows, is_squash=is_squash(run.migrations, rows))
-        return plan, await unfinished_as_login(run, connection), found is not None
+        return plan, await unfinished_as_login(run, connection), bool(found and found.rows)
 
 
 def rows(plan: Plan, unfinished: Unfinished, is_theirs: bool = False) -> list[Row]:

@@ -45,13 +45,20 @@ class Adoption:
     warnings: list[str] = field(default_factory=list)
     keys: list[int] = field(default_factory=list)
     """The keys of their lock."""
+    refusals: list[str] = field(default_factory=list)
+    """What is in the way; it may be gone when their lock is ours, since a tool that is at work may look like that."""
+
+    def refuse(self) -> None:
+        """Raise HistoryConflict with all that is in the way."""
+        if self.refusals:
+            raise HistoryConflict(*(f"{self.source} cannot be adopted: {refusal}" for refusal in self.refusals))
 
 
 async def look(run: Run, history: History, connection: Connection) -> tuple[list[Applied], Adoption | None]:
-    """Return the rows of our history, and where it has none what to adopt.
+    """Return the rows of our history, and where it has none what to adopt, which may still have to be refused.
 
-    Raises HistoryConflict for a history of theirs that nobody asked to adopt, and for one that cannot be adopted,
-    AccessRefused for one that cannot be read, BadConfiguration for a setting that does not fit.
+    Raises HistoryConflict for a history of theirs that nobody asked to adopt, AccessRefused for one that cannot be
+    read, BadConfiguration for a setting that does not fit.
     """
     name, _, relation = (run.config.adopt or "").partition(":")
     tool = TOOLS.get(name)
@@ -67,7 +74,9 @@ async def look(run: Run, history: History, connection: Connection) -> tuple[list
             found = await baseline(run, relation, connection)
         else:
             found = await theirs_in(run, history, connection, tool, relation)
-        is_emptied = found is not None and bool(await history.columns(connection))
+        is_emptied = found is not None and bool(found.rows) and bool(await history.columns(connection))
+    if is_emptied and (rows := await history.rows(connection)):
+        return rows, None  # another runner has adopted meanwhile
     if found and is_emptied and not run.adopts_beside_empty:
         raise HistoryConflict(
             f"{history.name} is there and has no rows, beside {found.source} with "
@@ -90,7 +99,7 @@ async def theirs_in(
         theirs = await read(tool, table, connection, run.migrations)
         _, database = await where(connection)
         found = adoption(run.migrations, tool, table, theirs, database)
-    if not found:
+    if not found or not (found.rows or found.refusals):
         await refuse_unasked(run, connection, tables, tool)
     return found
 
@@ -117,7 +126,10 @@ async def baseline(run: Run, text: str, connection: Connection) -> Adoption | No
 def adoption(
     migrations: Sequence[Migration], tool: Tool, table: Table, theirs: Theirs, database: str
 ) -> Adoption | None:
-    """Compare their history with the files. Raises HistoryConflict with all that is in the way."""
+    """Compare their history with the files; None where it is empty, and no lock tells whether that is about to change.
+
+    Raises HistoryConflict with all that is in the way, for a tool without a lock.
+    """
     files = {one.version: one for one in migrations}
     entries = {entry.version: entry for entry in theirs.entries}
     newest, squash = max(files), squash_of(migrations, entries)
@@ -136,11 +148,11 @@ def adoption(
         else:
             warnings.append(f"{one.filename} was edited after it was applied, which {tool.name} lets pass")
             rows.append(replace(row_of(one, entry), checksum=None))
-    if refusals:
-        raise HistoryConflict(*(f"{tool.name}'s {table.shown} cannot be adopted: {refusal}" for refusal in refusals))
-    if not rows:
-        return None
-    return Adoption(f"{tool.name}'s {table.shown}", rows, warnings, tool.keys(table.schema, table.name, database))
+    keys = tool.keys(table.schema, table.name, database)
+    found = Adoption(f"{tool.name}'s {table.shown}", rows, warnings, keys, refusals)
+    if not keys:
+        found.refuse()
+    return found if rows or keys else None
 
 
 def squash_of(migrations: Sequence[Migration], applied: Collection[int]) -> int:
@@ -183,7 +195,8 @@ async def refuse_still_at_work(run: Run, history: History, connection: Connectio
 
 async def write(run: Run, history: History, connection: Connection, found: Adoption) -> None:
     """Write a row for each adopted migration, in one transaction. Raises Busy, HistoryConflict, AccessRefused."""
-    rows = found.rows
+    if not (rows := found.rows):
+        return
     async with history.transaction(connection):
         await history.upgrade(connection, max(row.version for row in rows), run.config.ddl_lock_timeout)
         columns = ([getattr(row, name) for row in rows] for name in ("version", "filename", "checksum", "applied_at"))

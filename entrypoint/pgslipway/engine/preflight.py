@@ -21,6 +21,7 @@ from .recovery import wait_for_orphan
 from .resume import refuse_what_is_stuck
 from .sending import Job, own_sql
 from .squash import misplaced
+from .their_lock import refuse
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,8 @@ async def prepare(run: Run, held: Held, *, adopts: bool) -> list[Job]:
         rows, found = await look(run, run.history, held.connection)
     else:
         rows, found = await run.history.rows(held.connection), None
+    if found:
+        found.refuse()
     pending = compare(run, found.rows if found else rows).pending
     for migration in pending:
         if in_flight := unfinished.get(migration.version, NOT_BEGUN).in_flight:
@@ -69,6 +72,7 @@ async def preview(run: Run, connection: Connection) -> tuple[list[Job], Unfinish
     """Return the files that `up` would apply, the unfinished ones, and what it would adopt. Raises as `up` would."""
     async with own_sql(run.history):
         rows, found = await look(run, run.history_as_login, connection)
+        await refuse(found, connection)
         unfinished = await unfinished_as_login(run, connection)
         pending = compare(run, found.rows if found else rows).pending
         await refuse_still_at_work(run, run.history_as_login, connection, rows if pending else [])

@@ -8,6 +8,7 @@ from math import inf
 from random import uniform
 
 from ..connect import close
+from ..dial import Connection
 from ..driver_errors import BROKEN
 from ..errors import Locked
 from ..run import Run
@@ -54,6 +55,19 @@ async def their_lock(run: Run, held: Held, found: Adoption | None) -> AsyncItera
             yield
         finally:
             await held.give_up_theirs()
+
+
+async def refuse(found: Adoption | None, connection: Connection) -> None:
+    """Raise HistoryConflict with what is in the way of adopting, for those who only look.
+
+    Raises Locked instead while their tool is at work: nobody knows yet.
+    """
+    if not found or not found.refusals:
+        return
+    for key in found.keys:
+        if by := await find_holder(connection, key):
+            raise Locked(f"{found.source} cannot be adopted yet: its lock is held by {by['name']}")
+    found.refuse()
 
 
 async def take(
