@@ -1,15 +1,21 @@
 #!/bin/bash
 # Have the migration tools that the benchmark compares with in bench/.peers, each at its newest version from its own
 # registry. What is there stays; what cannot be had is a line in bench/.peers/missing.tsv and stops nothing.
+# With names only these; tests/setup/movers.sh reads this file, for its functions.
 set -euo pipefail
-here=$(dirname "$(realpath "$0")")
+asked=" $* "
+here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
 peers=$here/.peers
 missing=$peers/missing.tsv
 
-# have NAME PROGRAM COMMAND...: unless NAME has its PROGRAM, run the command, which puts it into $bin.
+# have NAME PROGRAM COMMAND...: unless NAME has its PROGRAM or is not asked for, run the command, which puts it into
+# $bin.
 have() {
     local name=$1 program=$2 reason
     shift 2
+    if [[ $asked != "  " && $asked != *" $name "* ]]; then
+        return
+    fi
     bin=$peers/$name/bin
     forget "$name"
     if [[ -x $bin/$program ]]; then
