@@ -28,7 +28,7 @@ LAZY = {
     ("program", "cli.arguments"), ("program", "cli.commands"),
     ("up", "engine.adopt"), ("up", "engine.apply"), ("up", "engine.lock"), ("up", "engine.plan"),
     ("up", "engine.preflight"), ("up", "engine.sending"), ("up", "engine.their_lock"),
-    ("wait", "engine.adopt"), ("wait", "engine.plan"),
+    ("wait", "engine.adopt"), ("wait", "engine.plan"), ("wait", "engine.their_lock"),
     ("files", "layouts.__init__"), ("files", "layouts.parts"), ("migrations", "layouts.versions"),
     ("layouts.__init__", "layouts.flyway"), ("layouts.__init__", "layouts.nested"),
     ("layouts.__init__", "layouts.numbered"),
