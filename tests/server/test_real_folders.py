@@ -90,7 +90,7 @@ def test_folder_with_a_file_that_no_postgres_takes_stops_there(
 
     assert [line.partition(" ")[2] for line in checked.err.splitlines()] == [
         "not read: NOTICE.md, tern.conf",
-        "checked 7 migrations, laid out as by tern (told by 001_initial_setup.sql): nothing wrong",
+        "checked 7 migrations, laid out as by tern (told by tern.conf): nothing wrong",
     ]
     assert finished.code == 24, finished
     assert finished.outcome
