@@ -164,7 +164,7 @@ def write_refinery(target: Path) -> None:
 
 def write_diesel(target: Path) -> None:
     for part in DOCS_RS.parts():
-        folder = target / re.sub(r"\W+$", "", part.filename.removesuffix(".up.sql"))
+        folder = target / re.sub(r"\W+", "_", part.filename.removesuffix(".up.sql"))
         folder.mkdir()
         (folder / "up.sql").write_text(part.sql)
         (folder / "down.sql").write_text((DOCS_RS.path / part.filename.replace(".up.sql", ".down.sql")).read_text())
