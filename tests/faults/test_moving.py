@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -200,3 +201,21 @@ async def test_they_wait_for_their_lock_while_we_take_over(
     assert "adopted 1 migration, applied 2 migrations;" in finished.err
     assert await rows_of(database, tool) == files
     assert "failed" in f"{out}{err}" or "already exists" in f"{out}{err}"
+
+
+@pytest.mark.parametrize("tool", ["tern"], indirect=True)
+async def test_templates_are_no_matter_where_they_are_applied(
+    tool: Tool, fresh: Callable[[], Database], slipway: Slipway, tmp_path: Path
+) -> None:
+    database, folder = fresh(), tmp_path / "migrations"
+    await database.execute("CREATE ROLE tpr")
+    shutil.copytree(MOVING / "tern" / "tpr", folder)
+    by_them = tool.run([*tool.migrate(folder, database), f"--config={folder / 'tern.conf'}"], database)
+    (folder / "012_ours.sql").write_text("ALTER TABLE users ADD COLUMN ours int;\n")
+
+    finished = slipway(env=tool.asked(database), migrations=folder, log_format="text")
+
+    assert by_them.code == 0, by_them
+    assert finished.code == 0, finished
+    assert "adopted 11 migrations, applied 1 migration;" in finished.err
+    assert await database.fetch("SELECT ours FROM users") == []
