@@ -162,14 +162,6 @@ def write_refinery(target: Path) -> None:
         (target / f"V{number}__{words}.sql").write_text(part.sql)
 
 
-def write_diesel(target: Path) -> None:
-    for part in DOCS_RS.parts():
-        folder = target / re.sub(r"\W+", "_", part.filename.removesuffix(".up.sql"))
-        folder.mkdir()
-        (folder / "up.sql").write_text(part.sql)
-        (folder / "down.sql").write_text((DOCS_RS.path / part.filename.replace(".up.sql", ".down.sql")).read_text())
-
-
 def write_signup(target: Path) -> None:
     """Without the files from the one on that Postgres does not take."""
     real(real_folders.SIGNUP)(target)
@@ -256,12 +248,6 @@ TOOLS = {
             name="drizzle", program="drizzle", history="__drizzle_migrations", schema="drizzle", half=13,
             write=real(real_folders.ZERO), files=names(real_folders.drizzle),
             migrate=lambda folder, _: ["drizzle", str(folder)],
-        ),
-        Tool(
-            name="diesel", program="diesel", history="__diesel_schema_migrations", half=16,
-            write=write_diesel, files=lambda folder: sorted(f"{path.name}/up.sql" for path in folder.iterdir()),
-            migrate=lambda folder, _: ["diesel", "migration", "run", f"--migration-dir={folder}"],
-            status=lambda folder, _: ["diesel", "migration", "list", f"--migration-dir={folder}"],
         ),
     )
 }  # fmt: skip

@@ -36,7 +36,6 @@ AFTERWARDS = {
     "refinery": (None, 1, "applying migration: V17__builds_started_finished"),
     "drizzle": (None, 1, "already exists"),
     "prisma": (1, 1, 'migration_name="20241118054346_infra_config_sync_with_env_file"'),
-    "diesel": (0, 1, "already exists"),
     "flyway": (0, 0, 'version "1.15 - trigger store next date" failed! Changes successfully rolled back.'),
 }
 """How each ends that is asked what it has applied, and that is started again, and what it says then."""

@@ -75,4 +75,3 @@ END
 
 have drizzle drizzle npm_drizzle
 have prisma prisma npm_prisma
-have diesel diesel cargo_install diesel_cli postgres-bundled
