@@ -403,6 +403,19 @@ async def test_role_without_privileges_sees_pid_user_and_application_only(
     assert f"{TIMED_OUT}, held by pid {pid} (user {database.user}, billing) (MIGRATE_DDL" in finished.err
 
 
+async def test_blocker_whose_activities_are_not_tracked_is_named_without_them(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    await database.execute("CREATE TABLE a ()")
+    async with using(database) as other:
+        await other.execute("SET track_activities = off")
+        finished = await up(slipway, database, folder(ALTER), ddl_retry="0")
+        pid = other.get_server_pid()
+
+    assert finished.code == 12, finished
+    assert re.search(rf"held by pid {pid} \(user {database.user}, billing, from [0-9.]+\) \(MIGRATE_DDL", finished.err)
+
+
 async def test_prepared_transaction_is_named_as_what_it_is(
     embedded: Embedded, folder: Folder, slipway: Slipway
 ) -> None:

@@ -138,7 +138,7 @@ class Watch:
                     logger.log(level, "%s: %s, %.0f s so far", place, doing, clock() - started)
                     pause = interval
                 await asyncio.sleep(pause)
-        except (*BROKEN, ConnectionError, SlipwayError) as error:
+        except (*BROKEN, SlipwayError) as error:
             logger.log(level, "%s: nobody can be asked what it is doing: %s", place, describe(error))
             self.hang_up()
 
@@ -179,7 +179,7 @@ def holder(row: asyncpg.Record) -> str:
         f"user {row['usename']}" if row["usename"] else row["backend_type"] or "a background process",
         row["application_name"],
         row["host"] and f"from {row['host']}",
-        row["state"] and f"{row['state']} for {row['seconds']} s",
+        f"{row['state']} for {row['seconds']} s" if row["seconds"] is not None else "",  # not where nobody tracks it
     ]
     query = UNPRINTABLE.sub("�", " ".join((row["query"] or "").split())) if row["state"] else ""
     what = "" if not query else f", {'its query' if row['state'] == 'active' else 'its last query'}: {query}"
