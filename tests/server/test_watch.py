@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from proxy import CHUNK, Proxy, RoundTrips, reset
+from proxy import CHUNK, READY_FOR_QUERY, FaultProxy, Proxy, RoundTrips, reset
 from servers import eventually, until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterable
 
     from conftest import Folder, Process, Slipway
+    from proxy import Passage
     from servers import Database
 
 ALTER = {"001_a.sql": "ALTER TABLE a ADD COLUMN m int;"}
@@ -227,3 +228,48 @@ async def test_watch_whose_connection_takes_longer_than_a_try_is_waited_for_by_t
     assert finished.outcome
     assert f"on a, held by pid {pid} " in finished.outcome["message"]
     assert came == 1
+
+
+# --- its looks --------------------------------------------------------------------------------------------------
+
+
+def states_at_looks(passages: Iterable[Passage]) -> list[bytes]:
+    """What the server has last said of each session that looks for blockers: `I` is idle, `T` in a transaction."""
+    states, found = dict[int, bytes](), []
+    for passage in passages:
+        if passage.message.kind == READY_FOR_QUERY:
+            states[passage.connection] = passage.message.body
+        elif passage.from_client and b"pg_blocking_pids" in passage.message.body:
+            found.append(states[passage.connection])
+    return found
+
+
+async def test_looks_are_in_transactions_and_a_tenth_of_a_second_apart(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    """Without one, a pooler in transaction mode may prepare a query in one session and run it in the next."""
+    await database.execute("CREATE TABLE a ()")
+    async with FaultProxy(database) as proxy, using(database):
+        finished = await asyncio.to_thread(
+            slipway, env=direct(database, proxy.port), migrations=folder(ALTER), ddl_lock_timeout="1s", ddl_retry="1s"
+        )
+        looks = states_at_looks(proxy.passages)
+
+    assert finished.code == 12, finished
+    assert set(looks) == {b"T"}
+    assert len(looks) <= 11 * (1 + finished.err.count("trying again in")), looks
+
+
+async def test_who_is_in_the_way_later_in_a_try_is_named_as_well(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    """The first look comes before the table is waited for."""
+    await database.execute("CREATE TABLE a ()")
+    files = folder({"001_a.sql": f"SELECT pg_sleep(0.3);\n{ALTER['001_a.sql']}"})
+    async with using(database) as other:
+        finished = await asyncio.to_thread(slipway, env=database.environ, migrations=files, ddl_retry="2s")
+        pid = other.get_server_pid()
+
+    assert finished.code == 12, finished
+    assert finished.outcome
+    assert f"AccessExclusiveLock on a, held by pid {pid} " in finished.outcome["message"]
