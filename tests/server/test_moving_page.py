@@ -203,13 +203,13 @@ def test_file_is_refused_as_the_page_says(case: str, slipway: Slipway, folder: F
 NOT_READ = {
     "goose": {"README.md": ""},
     "dbmate": {"notes.sql": "SELEC"},
-    "Flyway": {"U1__x.sql": "SELEC", "V5__X.java": "", "x.sh": ""},
+    "Flyway": {"U1__x.sql": "SELEC", "V2__X.java": "", "x.sh": ""},
     "Prisma": {"migration_lock.toml": "", "20260101120000_orders/down.sql": "SELEC"},
     "Drizzle": {"0009_x.sql": "SELEC", "meta/0001_snapshot.json": "{}"},
     "Diesel": {"2026-01-02-120000_customers/down.sql": "SELEC"},
     "tern": {"shared/x.sql": "{{ SELEC }}"},
     "sqlx": {"20260101120000_orders.down.sql": "SELEC", ".hidden": "", "README.md": ""},
-    "refinery": {"mod.rs": "", "V4__x.rs": ""},
+    "refinery": {"mod.rs": "", "V2__x.rs": ""},
 }
 
 

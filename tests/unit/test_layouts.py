@@ -126,11 +126,11 @@ TOLD = {
         ["flyway.conf", "sub/notes.sql", "v4__d.sql"],
     ),
     "refinery": (
-        {"V1__a.sql": SQL, "V2__b.rs": "fn", "mod.rs": ""},
+        {"V1__a.sql": SQL, "V1__a.rs": "fn", "V2__b.rs": "fn", "mod.rs": ""},
         "flyway",
         "V1__a.sql",
         {"V1__a.sql": 10**12, "V2__b.rs": 2 * 10**12},
-        ["mod.rs"],
+        ["V1__a.rs", "mod.rs"],
     ),
     "prisma": (
         {
@@ -487,9 +487,9 @@ REFUSED = {
         ),
     ),
     "flyway-same-version": (
-        {"V1__a.sql": SQL, "V01.0__b.sql": SQL, "V1_0_0__c.sql": SQL, "sub/V1__d.sql": SQL, "V1__e.java": ""},
+        {"V1__a.sql": SQL, "V01.0__b.sql": SQL, "V1_0_0__c.sql": SQL, "sub/V1__d.sql": SQL, "V1__e.sql": SQL},
         (
-            f"version {10**12} is taken by V01.0__b.sql and V1_0_0__c.sql and V1__a.sql and V1__e.java and "
+            f"version {10**12} is taken by V01.0__b.sql and V1_0_0__c.sql and V1__a.sql and V1__e.sql and "
             f"sub/V1__d.sql; "
             "give each file a version of its own"
         ),
@@ -842,6 +842,13 @@ def test_link_that_leads_nowhere_is_no_matter_where_no_folder_is_read(folder: Fo
 
     assert (told.layout, [one[1] for one in told.found]) == (layout, ["1_a.sql"])
     assert told.ignored == ([] if layout == "plain" else ["loop", "more/"])
+
+
+def test_link_in_a_circle_beside_plain_files_is_no_matter(folder: Folder) -> None:
+    path = folder({"1_a.sql": SQL})
+    (path / "loop").symlink_to("loop")
+
+    assert found(path) == {"1_a.sql": 1}
 
 
 def test_file_that_is_a_link_to_itself_is_refused(folder: Folder) -> None:

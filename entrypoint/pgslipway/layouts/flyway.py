@@ -25,6 +25,7 @@ HOW_TO_NAME = "name it V<version>__<description>.sql, such as V1.2__orders.sql"
 def flyway(visible: "Visible") -> "Chosen":
     """Return the V….sql files in any depth. Raises BadMigrations for callbacks, baselines and repeatable ones."""
     chosen: dict[str, Entry] = {}
+    code: dict[str, Entry] = {}
     undo, ignored = [], []
     refused: list[Problem] = []
     for name, entry in walk(visible):
@@ -37,7 +38,7 @@ def flyway(visible: "Visible") -> "Chosen":
             else:
                 undo.append(name)
         elif base.endswith(CODE) and flyway_text(base):
-            chosen[name] = entry
+            code[name] = entry
         elif refusal := flyway_refusal(base):
             refused += bad_file(name, refusal).problems
         else:
@@ -45,7 +46,15 @@ def flyway(visible: "Visible") -> "Chosen":
     refused += nothing_undone(undo, chosen)
     if refused:
         raise BadMigrations(*sorted(refused, key=lambda problem: problem.file))
+    chosen |= without_sql(code, chosen)
+    ignored += code.keys() - chosen.keys()
     return chosen, flyway_version, sorted(name for name in ignored if not is_setting(name, chosen))
+
+
+def without_sql(code: "Mapping[str, Entry]", chosen: "Mapping[str, Entry]") -> "dict[str, Entry]":
+    """Return the migrations in code whose version no file with SQL has: such a one stands for what was applied."""
+    versions = {number_of(name) for name in chosen} if code else ()
+    return {name: entry for name, entry in code.items() if number_of(name) not in versions}
 
 
 def is_setting(name: str, chosen: "Mapping[str, Entry]") -> bool:
