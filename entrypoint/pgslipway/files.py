@@ -179,7 +179,7 @@ def load(name: str, entry: "Entry", version: int, part: "Part | None") -> Found:
     try:
         if not entry.is_file():
             raise bad_file(name, f"not a file; {entry.path} must be a regular file or a link to one")
-        _, checksum = read(entry.path, part if part and has_sql(name) else None)
+        _, checksum = read(entry.path, part if part and name.endswith(".sql") else None)
     except OSError as error:
         raise bad_file(name, f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
