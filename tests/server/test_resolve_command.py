@@ -36,6 +36,7 @@ CREATE PROCEDURE batches(why text) LANGUAGE plpgsql AS $$
 BEGIN INSERT INTO log VALUES (1); COMMIT; {middle}; INSERT INTO log VALUES (2); COMMIT; END $$
 """
 SLEEP = "PERFORM pg_sleep(3600)"
+UNKNOWN = "resolve: no file and no row of the history has the version {}"
 NOTHING = "version {} has no statement in flight, so there is nothing to resolve"
 
 
@@ -366,12 +367,13 @@ async def test_resolve_restart_leaves_other_files_and_the_history_alone(
     first = slipway("resolve", "3", "--restart", env=database.environ)
     second = slipway("resolve", "3", "--restart", env=database.environ)
 
-    assert [one.code for one in (applied, first, second)] == [23, 0, 23], first
-    for finished, version in ((applied, 1), (second, 3)):
+    assert [one.code for one in (applied, first, second)] == [23, 0, 20], first
+    for finished, message in (
+        (applied, "version 1 is not unfinished, so there is nothing to begin anew"),
+        (second, UNKNOWN.format(3)),
+    ):
         assert finished.outcome
-        assert finished.outcome["message"] == (
-            f"version {version} is not unfinished, so there is nothing to begin anew"
-        )
+        assert finished.outcome["message"] == message
     assert await steps_of(database, 2) == [(1, 2, True)]
     assert await database.applied() == ["001_a.sql"]
 
@@ -380,17 +382,21 @@ async def test_resolve_restart_leaves_other_files_and_the_history_alone(
 async def test_nothing_in_flight_is_a_conflict(
     decision: str, database: Database, folder: Folder, slipway: Slipway
 ) -> None:
-    """Without a journal, with one, with an unfinished file, and the second time."""
-    without_journal = slipway("resolve", "3", decision, env=database.environ)
+    """Without a journal, with one, with an unfinished file, and the second time; of a version that nobody knows."""
     files = folder({"003_a.sql": without_transaction("SELECT 1", "SELECT oops")})
+    unknown = slipway("resolve", "3", decision, env=database.environ)
+    without_journal = slipway("resolve", "3", decision, env=database.environ, migrations=files)
     assert slipway(env=database.environ, migrations=files).code == 24
     unfinished = slipway("resolve", "3", decision, env=database.environ)
     await database.execute(in_flight(CALL, version=3, step=2, line=3))
     first = slipway("resolve", "3", decision, env=database.environ)
-    second = slipway("resolve", "3", decision, env=database.environ)
+    second = slipway("resolve", "3", decision, env=database.environ, migrations=files)
     other = slipway("resolve", "9999999999999999999", decision, env=database.environ)
 
-    assert [one.code for one in (without_journal, unfinished, first, second, other)] == [23, 23, 0, 23, 23], other
+    assert [one.code for one in (without_journal, unfinished, first, second)] == [23, 23, 0, 23], second
+    for finished, version in ((unknown, 3), (other, 9999999999999999999)):
+        assert finished.outcome
+        assert (finished.code, finished.outcome["message"]) == (20, UNKNOWN.format(version)), finished
     for finished in (without_journal, unfinished, second):
         assert finished.outcome
         assert finished.outcome["message"] == NOTHING.format(3)

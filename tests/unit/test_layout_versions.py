@@ -21,7 +21,7 @@ from pgslipway import files
 from pgslipway.engine.order import disorder
 from pgslipway.errors import BadMigrations
 from pgslipway.layouts import files_of
-from pgslipway.layouts.versions import flyway, milliseconds, numbers, shown
+from pgslipway.layouts.versions import flyway, milliseconds, numbers, shown, written
 from pgslipway.migrations import Migration
 from sampling import examples
 
@@ -376,3 +376,16 @@ def test_version_of_a_newer_image_is_shown_by_its_file() -> None:
     assert shown("prisma", 202601311, "20260131_a/migration.sql") == "20260131"
     assert shown("prisma", 202601311, "init") == "202601311"
     assert shown("drizzle", 1700000000000, "a.sql") == "1700000000000"
+
+
+WRITTEN = {
+    "flyway": ("1", "1.2", "999999.9999.0.1", "20260131", "20260131.7", "20260131120000999"),
+    "prisma": ("0", "20230406064219"),
+    "diesel": ("00000000000000", "20171008193320", "201710081933200001"),
+    "goose": ("1", "20260131120000"),
+}
+
+
+@pytest.mark.parametrize(("layout", "text"), [(layout, text) for layout, texts in WRITTEN.items() for text in texts])
+def test_number_is_written_as_its_layout_does(layout: str, text: str) -> None:
+    assert written(layout, numbers(layout, text).start) == text

@@ -16,6 +16,7 @@ from ..errors import BadConfiguration, HistoryConflict
 from ..request import Request
 from ..run import Run, begin, refuse_reader
 from ..words import count, few
+from .again import until_done
 
 
 async def adopt(request: Request) -> str:
@@ -25,6 +26,12 @@ async def adopt(request: Request) -> str:
         raise BadConfiguration("adopt needs MIGRATE_ADOPT: the tool to take over from, or baseline:VERSION@RELATION")
     run = await begin(config)
     run.adopts_beside_empty = True
+    return await until_done(partial(adopt_all, run))
+
+
+async def adopt_all(run: Run) -> str:
+    """Adopt under the lock. Raises StartOver where somebody else makes the history at the same moment."""
+    config = run.config
     async with (
         connect(config, refuse_reader) as (connection, _),
         own_sql(run.history),

@@ -20,32 +20,24 @@ from ..engine.squash import is_squash
 from ..engine.transaction import apply
 from ..engine.undo import undo_of
 from ..engine.watch import SOON, Watch
-from ..errors import BadConfiguration, BadMigrations, HistoryConflict, Problem, StartOver
+from ..errors import BadConfiguration, BadMigrations, HistoryConflict, Problem
 from ..migrations import Applied
 from ..request import Request
 from ..run import Run, begin, refuse_reader
 from ..words import count, names
+from .again import until_done
 from .version import version_given
 
 logger = logging.getLogger(__name__)
 
 NO_TRANSACTION = "a down part is one transaction with the removal of its row; undo by hand what cannot be in one"
-RESTARTS = 10
-"""How often it is begun anew after a file has dropped the lock."""
 
 
 async def down(request: Request) -> str:
     """Undo the migrations. Raises BadConfiguration for an unknown version, and every failure of `up`."""
     run = await begin(request.config)
     undone: list[str] = []
-    for left in reversed(range(RESTARTS)):
-        try:
-            return await undo_all(run, request.options.argument or "", undone)
-        except StartOver as error:
-            if not left:
-                raise
-            logger.info("starting over: %s", error)
-    raise AssertionError("the last try returns or raises")
+    return await until_done(partial(undo_all, run, request.options.argument or "", undone))
 
 
 async def undo_all(run: Run, text: str, undone: list[str]) -> str:

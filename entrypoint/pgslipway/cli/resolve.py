@@ -7,8 +7,9 @@ from ..engine.lock import lock
 from ..engine.lock_sql import ANYTHING
 from ..engine.recovery import rule_of, wait_for_orphan
 from ..engine.sending import own_sql
-from ..errors import BadMigrations, HistoryConflict
-from ..files import PLAIN, discover
+from ..errors import BadConfiguration, BadMigrations, HistoryConflict
+from ..files import PLAIN
+from ..migrations import Migration, discover
 from ..request import Options, Request
 from ..run import Run, refuse_reader
 from ..words import count, short
@@ -18,7 +19,8 @@ from .version import version_given
 async def resolve(request: Request) -> str:
     """Take the decision down in the journal. Raises HistoryConflict where there is nothing to decide."""
     config, text = request.config, request.options.argument or ""
-    numbers = version_given("resolve", text, layout_of(config))
+    migrations = files_of(config)
+    numbers = version_given("resolve", text, migrations[0].layout if migrations else PLAIN)
     run = Run(config, [])
     journal = Journal(run.history)
     async with (
@@ -26,24 +28,28 @@ async def resolve(request: Request) -> str:
         own_sql(run.history),
         lock(connection, config, run.history, ANYTHING) as held,
     ):
-        unfinished = await journal.unfinished(held.connection) if held else {}
+        assert held  # noqa: S101  # something is always pending for ANYTHING
+        unfinished = await journal.unfinished(held.connection)
+        rows = await run.history.rows(held.connection)
+        known = {one.version for one in migrations} | {row.version for row in rows} | unfinished.keys()
+        if known.isdisjoint(numbers):
+            raise BadConfiguration(f"resolve: no file and no row of the history has the version {text}")
         version = next((number for number in numbers if number in unfinished), numbers.start)
         progress = unfinished.get(version, NOT_BEGUN)
         sql, noted = decision(request.options, journal, version, text, progress)
-        if held and progress.in_flight:
+        if progress.in_flight:
             await wait_for_orphan(held.connection, progress.in_flight.statement or "", config.lock_timeout)
-        if held:
-            async with run.history.transaction(held.connection):
-                await held.connection.execute(sql)
+        async with run.history.transaction(held.connection):
+            await held.connection.execute(sql)
     return f"noted: {noted}"
 
 
-def layout_of(config: Config) -> str:
-    """Return the layout of the folder; plain for one that is not there, or is not fit for a run."""
+def files_of(config: Config) -> list[Migration]:
+    """Return the migrations of the folder; none where it is not there, or is not fit for a run."""
     try:
-        return discover(config.dir, config.layout).layout
+        return discover(config.dir, config.layout)
     except BadMigrations:
-        return PLAIN
+        return []
 
 
 def decision(options: Options, journal: Journal, version: int, text: str, progress: Progress) -> tuple[str, str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ..errors import HistoryConflict, Problem
+from ..layouts.versions import written
 from ..migrations import Applied, Migration, shown
 from ..run import Run
 from ..words import names
@@ -54,8 +55,9 @@ class Plan:
         for row in self.ahead:
             if row.minimum_version and row.minimum_version > self.newest:
                 yield Problem(
-                    f"was applied and says minimum-version: {row.minimum_version}; this image's newest is "
-                    f"{self.newest}: it cannot work with this schema; deploy a newer image",
+                    f"was applied and says minimum-version: {written(self.layout, row.minimum_version)}; this image's "
+                    f"newest is {written(self.layout, self.newest)}: it cannot work with this schema; deploy a newer "
+                    "image",
                     row.filename,
                     joint=" ",
                 )

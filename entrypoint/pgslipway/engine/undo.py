@@ -12,6 +12,7 @@ from ..quote import quote_literal
 
 BESIDE = {"diesel": "down.sql", "prisma": "down.sql"}
 """The file in the folder of a migration that undoes it."""
+NOT_UTF_8 = "not UTF-8, in its down part perhaps; save the file as UTF-8"
 UNDOING = "pgslipway.undoing"
 """The setting that keeps the number of the transaction that undoes a file; empty, after RESET ALL, it says nothing."""
 
@@ -58,10 +59,12 @@ def undo_of(migration: Migration, folder: str) -> Undo:
 
 def section(migration: Migration) -> Undo:
     """Return the down section of a file."""
-    part = files.part_of(migration.layout)
-    source, _ = files.read(migration.path)
+    part = files.part_of(migration.layout) if files.is_sql(migration.filename) else None
     try:
-        _, end = part(source) if part and migration.is_sql else (0, len(source))
+        source, _ = files.read(migration.path)
+        _, end = part(source) if part else (0, len(source))
+    except UnicodeDecodeError as error:
+        raise bad_file(migration.filename, NOT_UTF_8) from error
     except Undivided as error:
         raise bad_file(migration.filename, str(error), error.line) from error
     if end == len(source):
@@ -77,7 +80,7 @@ def undo(migration: Migration, name: str, path: str, first: int) -> Undo:
     except OSError as error:
         raise bad_file(name, f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise bad_file(name, "not UTF-8; save the file as UTF-8") from error
+        raise bad_file(name, NOT_UTF_8) from error
     return Undo(
         version=migration.version, filename=name, checksum=checksum, path=path, layout=migration.layout, first=first
     )

@@ -119,3 +119,23 @@ def numbers(layout: str, text: str) -> range:
     except ValueError:
         number = -1
     return range(number, number + 1) if number >= 0 else range(0)
+
+
+def written(layout: str, number: int) -> str:
+    """Return a version as its layout writes it, where no filename tells how exactly."""
+    if layout == "flyway":
+        base, most = next((base, most) for _, base, most in reversed(FLYWAY) if number >= base)
+        rest = number - base
+        parts: list[int] = []
+        for _ in range(most):
+            rest, part = divmod(rest, LATER)
+            parts.insert(0, part)
+        while parts and not parts[-1]:
+            parts.pop()
+        return ".".join(map(str, [rest, *parts]))
+    if layout == "prisma":
+        return str(number // 10)
+    if layout == "diesel":
+        text = f"{number:0{DIESEL_DIGITS}}"
+        return text[:TIMESTAMP] if text.endswith("0" * (DIESEL_DIGITS - TIMESTAMP)) else text
+    return str(number)
