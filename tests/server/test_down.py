@@ -100,10 +100,7 @@ REFUSED = {
     "edited": (
         {"002_t.up.sql": "CREATE TABLE other ();"},
         23,
-        (
-            "002_t.up.sql was edited after it was applied; put the old text back and make the change in a new file "
-            "(MIGRATE_EDITED=warn lets it pass)"
-        ),
+        "002_t.up.sql was edited after it was applied, so its down part may not fit; put the old text back",
     ),
     "gone": (
         {"002_t.up.sql": None},

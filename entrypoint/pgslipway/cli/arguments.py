@@ -14,7 +14,7 @@ COMMANDS = {
     "up": "wait for Postgres, lock, apply the pending migrations (the default)",
     "wait": "block until another run has applied everything; reads the history only (14 when it takes too long)",
     "status": "show a row for each migration (--json, --exit-code: 14 when something is pending)",
-    "plan": "show the files that `up` would apply, or exit with the code of its refusal",
+    "plan": "show what `up` would adopt and apply, or exit with the code of its refusal",
     "adopt": "take over what another tool has applied (MIGRATE_ADOPT), and nothing else",
     "down": "undo every applied migration above VERSION, newest first (down 0: all)",
     "resolve": "decide on a half-done file: resolve VERSION --done, --retry or --restart",

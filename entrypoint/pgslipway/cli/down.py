@@ -14,7 +14,7 @@ from ..engine.check import check
 from ..engine.journal import Journal
 from ..engine.lock import Held, lock
 from ..engine.lock_sql import ANYTHING
-from ..engine.plan import Plan, edited_problem, make_plan, missing_problem, moved_problem
+from ..engine.plan import Plan, make_plan, missing_problem, moved_problem
 from ..engine.sending import Job, own_sql
 from ..engine.squash import is_squash
 from ..engine.transaction import apply
@@ -112,7 +112,15 @@ def refuse_what_differs(plan: Plan, target: int) -> None:
         if plan.squashed and row.version > target
     ]
     problems += [moved_problem(pair) for pair in plan.moved if pair[1].version > target]
-    problems += [edited_problem(pair) for pair in plan.edited if pair[1].version > target]
+    problems += [
+        Problem(
+            "was edited after it was applied, so its down part may not fit; put the old text back",
+            one.filename,
+            joint=" ",
+        )
+        for one, row in plan.edited
+        if row.version > target
+    ]
     if problems:
         raise HistoryConflict(*problems)
 

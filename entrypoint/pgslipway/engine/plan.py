@@ -191,7 +191,9 @@ def edited_problem(pair: tuple[Migration, Applied]) -> Problem:
     """Describe an edited file and the way out."""
     migration, row = pair
     if row.checksum is None:
-        return Problem(f"version {row.version} was applied as {row.filename} but is {migration.filename} in this image")
+        return Problem(
+            f"version {migration.text} was applied as {row.filename} but is {migration.filename} in this image"
+        )
     return Problem(
         "was edited after it was applied; put the old text back and make the change in a new file (MIGRATE_EDITED=warn "
         "lets it pass)",

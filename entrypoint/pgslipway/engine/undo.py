@@ -92,7 +92,7 @@ def beside(migration: Migration, folder: str) -> dict[str, str]:
     path = migration.path.removesuffix(base)
     prefix = f"{place}/" if place else ""
     if migration.layout == "drizzle":
-        return {}
+        raise bad_file(migration.filename, "Drizzle has no down parts; undo it by hand")
     names = posix.listdir(path or folder)
     if name := BESIDE.get(migration.layout):
         fitting = [name] if name in names else []

@@ -13,15 +13,9 @@ HOW_TO_NAME = "not a migration's name; it begins with its version, as in 007_add
 
 def plain(visible: "Visible") -> "Chosen":
     """Return all .sql files but those that undo a change."""
-    return (
-        {
-            name: visible[name]
-            for name in visible
-            if name.lower().endswith(".sql") and not name.lower().endswith(".down.sql")
-        },
-        None,
-        [],
-    )
+    named = {name: visible[name] for name in visible if name.lower().endswith(".sql")}
+    chosen = {name: entry for name, entry in named.items() if not name.lower().endswith(".down.sql")}
+    return chosen, None, others(visible, named)
 
 
 def goose(visible: "Visible") -> "Chosen":
