@@ -72,7 +72,6 @@ async def apply_pending(run: Run, connection: Connection) -> None:
         rows, found = await adopt.look(run, run.history, connection)
         if not plan.compare(run, found.rows if found else rows).pending and not found:
             return
-        await adopt.refuse_still_at_work(run, run.history, connection, rows)
         differs_sql = run.history.differs_sql(run.migrations, rows)
         async with lock.lock(connection, run.config, run.history, differs_sql) as held:
             if held is None:

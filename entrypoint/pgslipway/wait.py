@@ -26,9 +26,10 @@ async def wait(config: Config) -> str:
     async def look(connection: Connection) -> None:
         try:
             run.refuse_changed()
+            await look_for_all(run, connection)
         except FilesChanged as error:
             run.start_over(error)
-        await look_for_all(run, connection)
+            await look_for_all(run, connection)
 
     try:
         async with connect(config, look):

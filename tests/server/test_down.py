@@ -297,3 +297,47 @@ async def test_unfinished_file_above_the_version_comes_first(
         "unfinished: 004_t.sql; finish it with `up`, or undo it and `resolve --restart`",
     ), finished
     assert await tables(database) == ["t1", "t2", "t3", "t4"]
+
+
+async def test_squash_without_a_row_of_its_own_is_told(database: Database, folder: Folder, slipway: Slipway) -> None:
+    migrations = apply(slipway, database, folder(PLAIN))
+    for path in migrations.iterdir():
+        path.unlink()
+    folder({"004_all.sql": "-- squash\nSELECT 1"})
+
+    finished = slipway("down", "0", env=database.environ, migrations=migrations)
+
+    assert (finished.code, message(finished)) == (
+        23,
+        (
+            "004_all.sql stands for all files before it, and this database has only 001_t.up.sql, 002_t.up.sql, "
+            "003_t.up.sql of them; bring it up to that version with the last image that has these files"
+        ),
+    ), finished
+    assert len(await database.applied()) == 3
+
+
+async def test_unfinished_file_that_is_not_here_is_named_by_its_version(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    migrations = apply(slipway, database, folder(PLAIN))
+    folder({"004_t.sql": "-- no-transaction\nCREATE TABLE t4 ();\nSELECT 1/0;"})
+    assert slipway(env=database.environ, migrations=migrations).code == 24
+    (migrations / "004_t.sql").unlink()
+
+    finished = slipway("down", "2", env=database.environ, migrations=migrations)
+
+    assert (finished.code, message(finished)) == (
+        23,
+        "unfinished: version 4; finish it with `up`, or undo it and `resolve --restart`",
+    ), finished
+
+
+async def test_diesels_metadata_counts_for_the_down_part(database: Database, folder: Folder, slipway: Slipway) -> None:
+    files = {"1_t/up.sql": "CREATE TABLE t1 ()", "1_t/down.sql": "DROP TABLE t1", "1_t/metadata.toml": ""}
+    migrations = apply(slipway, database, folder(files))
+    (migrations / "1_t/metadata.toml").write_text("run_in_transaction = false")
+
+    finished = slipway("down", "0", env=database.environ, migrations=migrations)
+
+    assert (finished.code, message(finished)) == (21, f"1_t/down.sql: {ONE_TRANSACTION}"), finished

@@ -26,7 +26,7 @@ async def adopt(request: Request) -> str:
         raise BadConfiguration("adopt needs MIGRATE_ADOPT: the tool to take over from, or baseline:VERSION@RELATION")
     run = await begin(config)
     run.adopts_beside_empty = True
-    return await until_done(partial(adopt_all, run))
+    return await until_done(run, partial(adopt_all, run))
 
 
 async def adopt_all(run: Run) -> str:
@@ -38,10 +38,11 @@ async def adopt_all(run: Run) -> str:
         lock(connection, config, run.history, ANYTHING) as held,
     ):
         assert held  # noqa: S101  # something is always pending for ANYTHING
-        rows, found = await look(run, run.history, held.connection)
-        compare(run, found.rows if found else rows)
+        run.refuse_changed()
+        _, found = await look(run, run.history, held.connection)
         async with their_lock(run, held, found):
             rows, found = await look(run, run.history, held.connection)
+            compare(run, found.rows if found else rows)
             if found:
                 found.refuse()
                 await refuse_begun(run, held.connection, found)

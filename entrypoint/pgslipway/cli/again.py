@@ -1,22 +1,21 @@
 """The work of a command, begun anew when the ground has shifted below it."""
 
-import logging
+import asyncio
 from collections.abc import Awaitable, Callable
+from random import uniform
 
-from ..errors import Locked, StartOver
+from ..errors import FilesChanged, StartOver
+from ..run import Run
 
-logger = logging.getLogger(__name__)
-
-RESTARTS = 10
-"""How often it is begun anew, after a file has dropped the lock for instance."""
+LONGEST_PAUSE = 0.5
+"""Seconds before it begins anew; the pause is random below it."""
 
 
-async def until_done(work: Callable[[], Awaitable[str]]) -> str:
-    """Return the result of the first `work` that is not to start over. Raises Locked after too many of them."""
-    for _ in range(RESTARTS):
+async def until_done(run: Run, work: Callable[[], Awaitable[str]]) -> str:
+    """Return the result of the first `work` that is not to start over. Raises as `Run.start_over` after too many."""
+    while True:
         try:
             return await work()
-        except StartOver as error:
-            last = error
-            logger.info("starting over: %s", error)
-    raise Locked(f"the migration lock cannot be kept: {last}") from last
+        except (StartOver, FilesChanged) as error:
+            run.start_over(error)
+        await asyncio.sleep(uniform(0, LONGEST_PAUSE))  # noqa: S311

@@ -14,17 +14,18 @@ from ..engine.check import check
 from ..engine.journal import Journal
 from ..engine.lock import Held, lock
 from ..engine.lock_sql import ANYTHING
-from ..engine.plan import Plan, make_plan, missing_problem, moved_problem
+from ..engine.plan import Plan, make_plan, missing_problem, moved_problem, squash_problem
 from ..engine.sending import Job, own_sql
 from ..engine.squash import is_squash
 from ..engine.transaction import apply
 from ..engine.undo import undo_of
 from ..engine.watch import SOON, Watch
 from ..errors import BadConfiguration, BadMigrations, HistoryConflict, Problem
+from ..layouts.versions import written
 from ..migrations import Applied
 from ..request import Request
 from ..run import Run, begin, refuse_reader
-from ..words import count, names
+from ..words import count, few, names
 from .again import until_done
 from .version import version_given
 
@@ -37,7 +38,7 @@ async def down(request: Request) -> str:
     """Undo the migrations. Raises BadConfiguration for an unknown version, and every failure of `up`."""
     run = await begin(request.config)
     undone: list[str] = []
-    return await until_done(partial(undo_all, run, request.options.argument or "", undone))
+    return await until_done(run, partial(undo_all, run, request.options.argument or "", undone))
 
 
 async def undo_all(run: Run, text: str, undone: list[str]) -> str:
@@ -49,6 +50,7 @@ async def undo_all(run: Run, text: str, undone: list[str]) -> str:
         lock(connection, config, run.history, ANYTHING) as held,
     ):
         assert held  # noqa: S101  # something is always pending for ANYTHING
+        run.refuse_changed()
         rows = await run.history.rows(held.connection)
         target = target_of(run, text, rows)
         jobs = await prepare(run, held.connection, rows, target)
@@ -77,8 +79,9 @@ async def prepare(run: Run, connection: Connection, rows: Sequence[Applied], tar
     refuse_what_differs(plan, target)
     unfinished = await Journal(run.history).unfinished(connection)
     if begun := [version for version in unfinished if version > target]:
-        files = [one for one in run.migrations if one.version in begun]
-        raise HistoryConflict(f"unfinished: {names(files)}; finish it with `up`, or undo it and `resolve --restart`")
+        here = {one.version: one.filename for one in run.migrations}
+        files = [here.get(version, f"version {written(plan.layout, version)}") for version in begun]
+        raise HistoryConflict(f"unfinished: {few(files)}; finish it with `up`, or undo it and `resolve --restart`")
     jobs, problems = [], []
     for migration, row in reversed(plan.applied):
         if row.version <= target:
@@ -111,6 +114,8 @@ def refuse_what_differs(plan: Plan, target: int) -> None:
         for migration, row in plan.applied[:1]
         if plan.squashed and row.version > target
     ]
+    if plan.squash and any(row.version > target for row in plan.squashed):
+        problems.append(squash_problem(plan.squash, plan.squashed))
     problems += [moved_problem(pair) for pair in plan.moved if pair[1].version > target]
     problems += [
         Problem(

@@ -1,5 +1,7 @@
 """`resolve`: a person's decision about a file without a transaction that an earlier run has left unfinished."""
 
+from collections.abc import Sequence
+
 from ..config import Config
 from ..connect import connect
 from ..engine.journal import NOT_BEGUN, Journal, Progress
@@ -8,7 +10,7 @@ from ..engine.lock_sql import ANYTHING
 from ..engine.recovery import rule_of, wait_for_orphan
 from ..engine.sending import own_sql
 from ..errors import BadConfiguration, BadMigrations, HistoryConflict
-from ..files import PLAIN
+from ..files import AUTO, PLAIN
 from ..migrations import Migration, discover
 from ..request import Options, Request
 from ..run import Run, refuse_reader
@@ -20,7 +22,7 @@ async def resolve(request: Request) -> str:
     """Take the decision down in the journal. Raises HistoryConflict where there is nothing to decide."""
     config, text = request.config, request.options.argument or ""
     migrations = files_of(config)
-    numbers = version_given("resolve", text, migrations[0].layout if migrations else PLAIN)
+    numbers = version_given("resolve", text, layout_of(config, migrations))
     run = Run(config, [])
     journal = Journal(run.history)
     async with (
@@ -50,6 +52,14 @@ def files_of(config: Config) -> list[Migration]:
         return discover(config.dir, config.layout)
     except BadMigrations:
         return []
+
+
+def layout_of(config: Config, migrations: Sequence[Migration]) -> str:
+    """Return the layout of the folder; the one that was said, or the plain one, where it is not fit for a run."""
+    if migrations:
+        return migrations[0].layout
+    layout: str = config.layout
+    return PLAIN if layout == AUTO else layout
 
 
 def decision(options: Options, journal: Journal, version: int, text: str, progress: Progress) -> tuple[str, str]:

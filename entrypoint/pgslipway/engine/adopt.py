@@ -189,7 +189,8 @@ async def refuse_still_at_work(run: Run, history: History, connection: Connectio
     if table and (grown := [entry.name for entry in theirs.rows if entry.version not in ours]):
         raise HistoryConflict(
             f"{tool.name} is still at work: since pgslipway took over, {table.shown} has got {few(grown)}; "
-            f"stop it, and add the rows to {history.name} by hand, or undo with {tool.name} what it has applied"
+            f"stop it, and add the rows to {history.name} by hand, or undo with {tool.name} what it has applied; "
+            "where `pgslipway down` has undone them, set MIGRATE_ADOPT=none"
         )
 
 

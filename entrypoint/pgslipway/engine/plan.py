@@ -62,12 +62,7 @@ class Plan:
                     joint=" ",
                 )
         if self.squash:
-            yield Problem(
-                f"stands for all files before it, and this database has only {names(self.squashed)} of them; bring it "
-                "up to that version with the last image that has these files",
-                self.squash.filename,
-                joint=" ",
-            )
+            yield squash_problem(self.squash, self.squashed)
         yield from map(missing_problem, self.missing)
         yield from map(moved_problem, self.moved)
         if policy.edited == "refuse":
@@ -122,7 +117,7 @@ def make_plan(migrations: Sequence[Migration], history: Sequence[Applied], *, is
     first = min(in_image)
     squash = in_image[first] if is_squash else None
     squashed = tuple(row for row in sorted(history, key=by_version) if squash and row.version < first)
-    in_history = {row.version: row for row in history if row not in squashed}
+    in_history = {row.version: row for row in history if not squash or row.version >= first}
     newest = max(in_image)
     applied = [(in_image[version], row) for version, row in sorted(in_history.items()) if version in in_image]
     unknown = [row for version, row in sorted(in_history.items()) if version not in in_image]
@@ -164,6 +159,16 @@ def is_edited(migration: Migration, row: Applied) -> bool:
     if row.checksum is None:
         return row.filename not in {migration.filename, str(migration.version)}
     return row.checksum != migration.checksum
+
+
+def squash_problem(squash: Migration, rows: Sequence[Applied]) -> Problem:
+    """Describe a database that has some of the files that a squash stands for, and the way out."""
+    return Problem(
+        f"stands for all files before it, and this database has only {names(rows)} of them; bring it up to that "
+        "version with the last image that has these files",
+        squash.filename,
+        joint=" ",
+    )
 
 
 def missing_problem(row: Applied) -> Problem:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from ..dial import Connection
-from ..errors import AccessRefused, BadConfiguration, BadMigrations, Problem
+from ..errors import AccessRefused, BadConfiguration, BadMigrations, Problem, StartOver
 from ..migrations import Migration
 from ..run import Run
 from .adopt import Adoption, look, refuse_still_at_work, write
@@ -49,13 +49,13 @@ async def prepare(run: Run, held: Held, *, adopts: bool) -> list[Job]:
     run.refuse_changed()
     journal = Journal(run.history)
     unfinished = await journal.unfinished(held.connection)
-    if adopts:
-        rows, found = await look(run, run.history, held.connection)
-    else:
-        rows, found = await run.history.rows(held.connection), None
+    rows, found = await look(run, run.history, held.connection)
+    if found and not adopts:  # their lock is not held yet
+        raise StartOver(f"{found.source} has come to be there")
     if found:
         found.refuse()
     pending = compare(run, found.rows if found else rows).pending
+    await refuse_still_at_work(run, run.history, held.connection, rows if pending else [])
     for migration in pending:
         if in_flight := unfinished.get(migration.version, NOT_BEGUN).in_flight:
             await wait_for_orphan(held.connection, in_flight.statement or "", run.config.lock_timeout)

@@ -9,8 +9,8 @@ from random import uniform
 
 from ..connect import close
 from ..dial import Connection
-from ..driver_errors import BROKEN
-from ..errors import Locked
+from ..driver_errors import BROKEN, describe
+from ..errors import DatabaseUnavailable, Locked
 from ..run import Run
 from .adopt import Adoption
 from .lock import Held, find_holder
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 LONGEST_PAUSE = 1.0
 """Seconds between two tries to take their lock."""
 UNLOCK = "SELECT pg_catalog.pg_advisory_unlock({key}) WHERE {is_held}"
-SAVEPOINT, UNDO = "SAVEPOINT theirs;", "ROLLBACK TO SAVEPOINT theirs"
+SAVEPOINT, UNDO = "SAVEPOINT theirs;", "ROLLBACK TO SAVEPOINT theirs; RELEASE SAVEPOINT theirs"
 """What is locked in a transaction is given up by going back to before."""
 
 
@@ -41,7 +41,7 @@ async def their_lock(run: Run, held: Held, found: Adoption | None) -> AsyncItera
     async with AsyncExitStack() as opened:
         holder = held.holder or held.connection
         if held.is_direct and held.another:
-            holder = await held.another()
+            holder = await another(held.another, found)
             opened.push_async_callback(close, holder)
         lock, unlock = session_sql(found.keys) if held.is_direct else transaction_sql(found.keys)
 
@@ -55,6 +55,16 @@ async def their_lock(run: Run, held: Held, found: Adoption | None) -> AsyncItera
             yield
         finally:
             await held.give_up_theirs()
+
+
+async def another(opener: Callable[[], Awaitable[Connection]], found: Adoption) -> Connection:
+    """Open the connection for their lock. Raises DatabaseUnavailable."""
+    try:
+        return await opener()
+    except BROKEN as error:
+        raise DatabaseUnavailable(
+            f"the lock of {found.source} is held on a connection of its own, which cannot be opened: {describe(error)}"
+        ) from error
 
 
 async def refuse(found: Adoption | None, connection: Connection) -> None:

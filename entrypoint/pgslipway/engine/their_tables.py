@@ -68,7 +68,7 @@ async def has_like(history: History, connection: Connection) -> bool:
     names = ", ".join(map(quote_literal, NAMES))
     ours = f"pg_catalog.to_regclass({quote_literal(history.name)})"
     query = f"SELECT FROM pg_catalog.pg_class WHERE relname IN ({names}) AND oid IS DISTINCT FROM {ours}"
-    return await connection.execute(query) != "SELECT 0"
+    return await connection.execute(f"{history.look_sql} {query}") != "SELECT 0"
 
 
 async def tables_like(connection: Connection, relation: str, tool: Tool | None = None) -> list[Table]:

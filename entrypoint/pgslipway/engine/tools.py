@@ -4,8 +4,8 @@ By the sources of the versions that docs/moving.md names; tests run the tools th
 """
 
 import zlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 from ..layouts.versions import diesel as diesel_number
 from .their_rows import Reader, digits, drizzle, flyway, last_of_each, last_version, prisma, refinery, sqlx, texts
@@ -33,8 +33,8 @@ class Tool:
     """Other tools' tables look like it, so it is nothing but the one in its schema."""
     is_exact: bool = False
     """The table has no other columns."""
-    types: tuple[str, ...] = ()
-    """The types of the version, where the columns alone do not tell."""
+    types: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The types of a column, where the names alone do not tell."""
     needs_version: bool = True
     """Each row has a version."""
     compares: bool = True
@@ -45,7 +45,7 @@ class Tool:
     def made(self, columns: dict[str, str]) -> bool:
         """Tell whether a table with these columns, by name, with their types, is this tool's."""
         fits = self.columns == columns.keys() if self.is_exact else self.columns <= columns.keys()
-        return fits and (not self.types or columns["version"] in self.types)
+        return fits and all(columns[name] in types for name, types in self.types.items())
 
 
 def golang_migrate_keys(schema: str, table: str, database: str) -> list[int]:
@@ -92,7 +92,7 @@ TOOLS = {
         ),
         Tool(
             name="dbmate", layout="dbmate", tables=("schema_migrations",), read=texts(digits), is_exact=True,
-            columns=frozenset({"version"}), types=TEXTS,
+            columns=frozenset({"version"}), types={"version": TEXTS},
             query="SELECT version::text, NULL AS at FROM {table}",
         ),
         Tool(
@@ -118,7 +118,8 @@ TOOLS = {
         ),
         Tool(
             name="drizzle", layout="drizzle", needs_version=False, tables=("__drizzle_migrations",), schema="drizzle",
-            read=drizzle, columns=frozenset({"id", "hash", "created_at"}), compares=False,
+            read=drizzle, compares=False,
+            columns=frozenset({"id", "hash", "created_at"}), types={"created_at": ("bigint",)},
             query="SELECT id, hash AS sum, created_at AS version, "
             "NULL AS at FROM {table} ORDER BY id",
         ),
@@ -133,13 +134,13 @@ TOOLS = {
             query=f"SELECT version, name, applied_on{LOCAL} AS at, checksum AS sum FROM {{table}}",
         ),
         Tool(
-            name="tern", layout="tern", tables=("schema_version",), is_exact=True, types=("integer",),
+            name="tern", layout="tern", tables=("schema_version",), is_exact=True, types={"version": ("integer",)},
             read=last_version("tern", none=0), columns=frozenset({"version"}), keys=known([9628173550095224]),
             query="SELECT version, false AS failed FROM {table}",
         ),
         Tool(
             name="supabase", layout="plain", tables=("schema_migrations",), schema="supabase_migrations",
-            columns=frozenset({"version"}), types=TEXTS, is_common=True, read=texts(digits),
+            columns=frozenset({"version"}), types={"version": TEXTS}, is_common=True, read=texts(digits),
             query="SELECT version::text, NULL AS at FROM {table}",
         ),
     )

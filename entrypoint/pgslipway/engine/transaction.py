@@ -162,8 +162,8 @@ async def begin(held: Held, job: Job, watch: Watch) -> None:
     """Begin the transaction and write the history row."""
     async with own_sql(
         job.history,
-        f"{job.filename} could not be recorded",
-        f"{job.filename} was not applied",
+        f"{job.filename} {could_not(job)}",
+        f"{job.filename} was not {'undone' if job.undoes else 'applied'}",
         rival=f"{job.filename} was applied by another runner",
         busy="another runner is applying it",
     ):
@@ -172,9 +172,15 @@ async def begin(held: Held, job: Job, watch: Watch) -> None:
         tag = await held.connection.execute(begin_sql(held, job, watch))
     if tag != (FORGOTTEN if job.undoes else RECORDED):
         if await held.is_ours():
-            cause = f"a trigger or a row-level security policy on {job.history.name} lets no row in; remove it"
-            raise HistoryConflict(Problem(f"could not be recorded: {cause}", job.filename, joint=" "))
+            way = "go" if job.undoes else "in"
+            cause = f"a trigger or a row-level security policy on {job.history.name} lets no row {way}; remove it"
+            raise HistoryConflict(Problem(f"{could_not(job)}: {cause}", job.filename, joint=" "))
         raise StartOver("the migration lock was dropped")
+
+
+def could_not(job: Job) -> str:
+    """Return the words for a row that was not written, or not removed."""
+    return "could not be taken out of the history" if job.undoes else "could not be recorded"
 
 
 def opening_sql(job: Job) -> str:

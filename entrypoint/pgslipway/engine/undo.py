@@ -63,6 +63,8 @@ def section(migration: Migration) -> Undo:
     try:
         source, _ = files.read(migration.path)
         _, end = part(source) if part else (0, len(source))
+    except OSError as error:
+        raise bad_file(migration.filename, f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise bad_file(migration.filename, NOT_UTF_8) from error
     except Undivided as error:
@@ -93,7 +95,10 @@ def beside(migration: Migration, folder: str) -> dict[str, str]:
     prefix = f"{place}/" if place else ""
     if migration.layout == "drizzle":
         raise bad_file(migration.filename, "Drizzle has no down parts; undo it by hand")
-    names = posix.listdir(path or folder)
+    try:
+        names = posix.listdir(path or folder)
+    except OSError as error:
+        raise bad_file(migration.filename, f"cannot be read: {error.strerror}") from error
     if name := BESIDE.get(migration.layout):
         fitting = [name] if name in names else []
     elif migration.layout == "flyway":

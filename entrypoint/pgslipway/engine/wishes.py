@@ -104,7 +104,7 @@ def flyway(migration: Migration, source: Source) -> tuple[bool, list[Refusal]]:
 def diesel(migration: Migration, _: Source) -> tuple[bool, list[Refusal]]:
     """Look into the metadata beside it."""
     refused: list[Refusal] = []
-    text = beside(migration.path.removesuffix("up.sql") + "metadata.toml", refused)
+    text = beside(migration.path.rpartition("/")[0] + "/metadata.toml", refused)
     try:
         wanted = tomllib.loads(text.decode()).get("run_in_transaction", True)
     except (ValueError, RecursionError) as error:

@@ -98,10 +98,10 @@ def is_flyway(name: str) -> bool:
 def shown(layout: str, version: int, filename: str) -> str:
     """Return a version as its layout writes it."""
     if layout == "flyway":
-        return flyway_text(filename) or str(version)
+        return flyway_text(filename) or written(layout, version)
     if layout in {"prisma", "diesel"}:
         text = filename.partition("_")[0]
-        return text if is_number(text.replace("-", "")) else str(version)
+        return text if is_number(text.replace("-", "")) else written(layout, version)
     return str(version)
 
 
