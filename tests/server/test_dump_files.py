@@ -30,8 +30,9 @@ NEWER = {
     "SET lock_timeout = 0;": "SET lock_timeout = 0;\nSET transaction_timeout = 0;",
     "SET statement_timeout = 0;": "\\restrict Ab3dEf\n\nSET statement_timeout = 0;",
 }
-OF_NEWER = re.compile(r"\\(un)?restrict \w+\n|SET transaction_timeout = 0;\n")
-"""What newer versions of pg_dump write, and the one at hand perhaps does not."""
+OF_NEWER = re.compile(r"\\(un)?restrict \w+\n|SET transaction_timeout = 0;\n|.*pg_attver.*\n")
+"""What newer versions of pg_dump write, and the one at hand perhaps does not; and what only the one of the server's own
+minor release leaves out."""
 
 
 def dump(embedded: Embedded, database: Database) -> str:
