@@ -42,13 +42,26 @@ def sample(environ: Mapping[str, str], commit: str) -> Sample:
 
 
 @cache
-def sample_of_this_run() -> Sample:
-    """By the environment, and the commit that is checked out; without git all commits are one."""
+def commit() -> str:
+    """The commit that is checked out; without git all commits are one."""
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=False, capture_output=True, text=True)
     except FileNotFoundError:
-        return sample(os.environ, "")
-    return sample(os.environ, head.stdout.strip() if head.returncode == 0 else "")
+        return ""
+    return head.stdout.strip() if head.returncode == 0 else ""
+
+
+@cache
+def sample_of_this_run() -> Sample:
+    """By the environment and the commit."""
+    return sample(os.environ, commit())
+
+
+def one_in_ci(cases: Sequence[T]) -> list[T]:
+    """All cases, or the one whose turn it is with this commit, where sweeps are sampled."""
+    if sample_of_this_run().every == 1:
+        return [*cases]
+    return [cases[int(commit()[:8] or "0", 16) % len(cases)]]
 
 
 def examples(number: int) -> int:
