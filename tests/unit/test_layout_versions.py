@@ -369,12 +369,12 @@ def test_order_of_many_files_takes_no_more_than_their_number(shape: str) -> None
     assert steps(lambda: disorder(many, many)) < 15 * steps(lambda: disorder(few, few))
 
 
-def test_version_of_a_newer_image_is_shown_by_its_file() -> None:
+def test_version_of_a_newer_image_is_shown_by_its_file_or_as_its_layout_writes_it() -> None:
     assert shown("flyway", 1_0002_0000_0000, "sub/V1_2__a.sql") == "1.2"
-    assert shown("flyway", 1_0002_0000_0000, "(unknown)") == "1000200000000"
+    assert shown("flyway", 1_0002_0000_0000, "(unknown)") == "1.2"
     assert shown("diesel", 202601310000000000, "2026-01-31_a/up.sql") == "2026-01-31"
     assert shown("prisma", 202601311, "20260131_a/migration.sql") == "20260131"
-    assert shown("prisma", 202601311, "init") == "202601311"
+    assert shown("prisma", 202601311, "init") == "20260131"
     assert shown("drizzle", 1700000000000, "a.sql") == "1700000000000"
 
 
