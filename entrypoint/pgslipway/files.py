@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mmap import mmap  # noqa: F401  # in the quoted type
     from typing import NoReturn, TypeAlias
 
-    from .layouts.entries import Entry
+    from .layouts.entries import Entry, Leaf
 
 HOW_TO_NAME = "name it <version>_<description>.sql, such as 007_add_orders.sql"
 LARGEST_VERSION = 2**63 - 1
@@ -68,7 +68,7 @@ def discover(folder: str, layout: str = AUTO) -> Folder:
     except OSError as error:
         raise BadMigrations(f"{folder}: {error.strerror}; MIGRATE_DIR must be the folder of migrations") from error
     files = {name: entry for name, entry in visible.items() if is_sql(name)}
-    if layout == PLAIN or (layout == AUTO and is_plain(visible, files)):
+    if (layout == PLAIN and len(files) == len(visible)) or (layout == AUTO and is_plain(visible, files)):
         return Folder(load_all(files, plain_version), PLAIN) if files else nothing_in(folder)
     from .layouts import files_of, recognise
 
@@ -112,7 +112,7 @@ def is_plain(visible: "Mapping[str, Entry]", files: "Mapping[str, Entry]") -> bo
     return not any(mark in first for mark in MARKS)
 
 
-def content_of(entry: "Entry") -> bytes:
+def content_of(entry: "Leaf") -> bytes:
     """Return the first bytes of a file, up to LARGE, for a look at its markers; none of one that cannot be read."""
     try:
         if not entry.is_file():
@@ -134,7 +134,7 @@ def part_of(layout: str) -> "Part | None":
 
 
 def load_all(
-    entries: "Mapping[str, Entry]", version_of: "Callable[[str], int]", part: "Part | None" = None
+    entries: "Mapping[str, Leaf]", version_of: "Callable[[str], int]", part: "Part | None" = None
 ) -> list[Found]:
     """Return the migrations in the files at `entries`, by ascending version; the keys are their filenames.
 
@@ -170,7 +170,7 @@ def plain_version(name: str) -> int:
     return int(digits)
 
 
-def load(name: str, entry: "Entry", version: int, part: "Part | None") -> Found:
+def load(name: str, entry: "Leaf", version: int, part: "Part | None") -> Found:
     """Return the migration in the file at `entry`, or raise BadMigrations."""
     if version > LARGEST_VERSION:
         raise bad_file(name, f"the version is too large; the largest is {LARGEST_VERSION}")

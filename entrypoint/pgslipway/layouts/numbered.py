@@ -12,10 +12,10 @@ HOW_TO_NAME = "not a migration's name; it begins with its version, as in 007_add
 
 
 def plain(visible: "Visible") -> "Chosen":
-    """Return all .sql files but those that undo a change."""
+    """Return all .sql files but those that undo a change; of the rest only folders may hold what somebody misses."""
     named = {name: visible[name] for name in visible if name.lower().endswith(".sql")}
     chosen = {name: entry for name, entry in named.items() if not name.lower().endswith(".down.sql")}
-    return chosen, None, others(visible, named)
+    return chosen, None, [name for name in others(visible, named) if name.endswith("/")]
 
 
 def goose(visible: "Visible") -> "Chosen":
