@@ -2,21 +2,17 @@
 
 from functools import partial
 
-from ..connect import connect
 from ..dial import Connection
 from ..engine.adopt import Adoption, look, write
 from ..engine.apply import patiently
 from ..engine.journal import Journal
-from ..engine.lock import lock
-from ..engine.lock_sql import ANYTHING
 from ..engine.plan import compare
-from ..engine.sending import own_sql
 from ..engine.their_lock import their_lock
 from ..errors import BadConfiguration, HistoryConflict
 from ..request import Request
-from ..run import Run, begin, refuse_reader
+from ..run import Run, begin
 from ..words import count, few
-from .again import until_done
+from .again import under_lock, until_done
 
 
 async def adopt(request: Request) -> str:
@@ -31,13 +27,7 @@ async def adopt(request: Request) -> str:
 
 async def adopt_all(run: Run) -> str:
     """Adopt under the lock. Raises StartOver where somebody else makes the history at the same moment."""
-    config = run.config
-    async with (
-        connect(config, refuse_reader) as (connection, _),
-        own_sql(run.history),
-        lock(connection, config, run.history, ANYTHING) as held,
-    ):
-        assert held  # noqa: S101  # something is always pending for ANYTHING
+    async with under_lock(run) as held:
         run.refuse_changed()
         _, found = await look(run, run.history, held.connection)
         async with their_lock(run, held, found):

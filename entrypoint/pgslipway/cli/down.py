@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 
-from ..connect import connect
 from ..dial import Connection
 from ..engine.ahead import Ahead
 from ..engine.apply import patiently
 from ..engine.check import check
 from ..engine.journal import Journal
-from ..engine.lock import Held, lock
-from ..engine.lock_sql import ANYTHING
+from ..engine.lock import Held
 from ..engine.plan import Plan, make_plan, missing_problem, moved_problem, squash_problem
-from ..engine.sending import Job, own_sql
+from ..engine.sending import Job
 from ..engine.squash import is_squash
 from ..engine.transaction import apply
 from ..engine.undo import undo_of
@@ -24,9 +22,9 @@ from ..errors import BadConfiguration, BadMigrations, HistoryConflict, Problem
 from ..layouts.versions import written
 from ..migrations import Applied
 from ..request import Request
-from ..run import Run, begin, refuse_reader
+from ..run import Run, begin
 from ..words import count, few, names
-from .again import until_done
+from .again import under_lock, until_done
 from .version import version_given
 
 logger = logging.getLogger(__name__)
@@ -43,13 +41,7 @@ async def down(request: Request) -> str:
 
 async def undo_all(run: Run, text: str, undone: list[str]) -> str:
     """Undo under the lock all migrations above a version. Raises StartOver where a down part has dropped the lock."""
-    config = run.config
-    async with (
-        connect(config, refuse_reader) as (connection, _),
-        own_sql(run.history),
-        lock(connection, config, run.history, ANYTHING) as held,
-    ):
-        assert held  # noqa: S101  # something is always pending for ANYTHING
+    async with under_lock(run) as held:
         run.refuse_changed()
         rows = await run.history.rows(held.connection)
         target = target_of(run, text, rows)

@@ -3,18 +3,15 @@
 from collections.abc import Sequence
 
 from ..config import Config
-from ..connect import connect
 from ..engine.journal import NOT_BEGUN, Journal, Progress
-from ..engine.lock import lock
-from ..engine.lock_sql import ANYTHING
 from ..engine.recovery import rule_of, wait_for_orphan
-from ..engine.sending import own_sql
 from ..errors import BadConfiguration, BadMigrations, HistoryConflict
 from ..files import AUTO, PLAIN
 from ..migrations import Migration, discover
 from ..request import Options, Request
-from ..run import Run, refuse_reader
+from ..run import Run
 from ..words import count, short
+from .again import under_lock
 from .version import version_given
 
 
@@ -25,12 +22,7 @@ async def resolve(request: Request) -> str:
     numbers = version_given("resolve", text, layout_of(config, migrations))
     run = Run(config, [])
     journal = Journal(run.history)
-    async with (
-        connect(config, refuse_reader) as (connection, _),
-        own_sql(run.history),
-        lock(connection, config, run.history, ANYTHING) as held,
-    ):
-        assert held  # noqa: S101  # something is always pending for ANYTHING
+    async with under_lock(run) as held:
         unfinished = await journal.unfinished(held.connection)
         rows = await run.history.rows(held.connection)
         known = {one.version for one in migrations} | {row.version for row in rows} | unfinished.keys()

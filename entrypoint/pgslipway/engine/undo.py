@@ -54,38 +54,40 @@ def undo_of(migration: Migration, folder: str) -> Undo:
         )
         raise bad_file(migration.filename, how)
     ((name, path),) = found.items()
-    return undo(migration, name, path, 0)
+    _, checksum = content(name, path)
+    return Undo(version=migration.version, filename=name, checksum=checksum, path=path, layout=migration.layout)
 
 
 def section(migration: Migration) -> Undo:
     """Return the down section of a file."""
     part = files.part_of(migration.layout) if files.is_sql(migration.filename) else None
+    source, checksum = content(migration.filename, migration.path)
     try:
-        source, _ = files.read(migration.path)
         _, end = part(source) if part else (0, len(source))
-    except OSError as error:
-        raise bad_file(migration.filename, f"cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise bad_file(migration.filename, NOT_UTF_8) from error
     except Undivided as error:
         raise bad_file(migration.filename, str(error), error.line) from error
     if end == len(source):
         raise bad_file(migration.filename, "it has no down part; add one, or undo it by hand")
     line_end = source.find(b"\n", end)
-    return undo(migration, migration.filename, migration.path, line_end + 1 if line_end >= 0 else len(source))
+    first = line_end + 1 if line_end >= 0 else len(source)
+    return Undo(
+        version=migration.version,
+        filename=migration.filename,
+        checksum=checksum,
+        path=migration.path,
+        layout=migration.layout,
+        first=first,
+    )
 
 
-def undo(migration: Migration, name: str, path: str, first: int) -> Undo:
-    """Return the down part in a file, from its first byte on."""
+def content(name: str, path: str) -> tuple[Source, str]:
+    """Return the bytes and the checksum of a file with a down part. Raises BadMigrations."""
     try:
-        _, checksum = files.read(path)
+        return files.read(path)
     except OSError as error:
         raise bad_file(name, f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise bad_file(name, NOT_UTF_8) from error
-    return Undo(
-        version=migration.version, filename=name, checksum=checksum, path=path, layout=migration.layout, first=first
-    )
 
 
 def beside(migration: Migration, folder: str) -> dict[str, str]:

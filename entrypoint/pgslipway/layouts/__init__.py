@@ -4,7 +4,7 @@ Each is read in place, by its tool's rules. No heavy import: a start with nothin
 """
 
 from ..errors import BadMigrations, LayoutsMeet
-from .entries import File, Hoped, below, is_folder
+from .entries import JOURNAL, File, Hoped, below, is_folder
 from .versions import is_flyway
 
 TYPE_CHECKING = False
@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from .entries import Chosen, Entry, Visible
-
-JOURNAL = "meta/_journal.json"
 
 
 def recognise(visible: "Visible", files: "Visible", content_of: "Callable[[Entry], bytes]") -> tuple[str, str]:

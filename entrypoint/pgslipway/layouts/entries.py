@@ -1,7 +1,7 @@
 """The entries of a folder and of the folders in it: what all layouts share."""
 
 import posix
-from _stat import S_IFREG, S_ISDIR, S_ISREG
+from _stat import S_IFREG, S_ISREG
 
 from ..errors import BadMigrations, Problem, bad_file
 
@@ -10,27 +10,33 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping  # noqa: F401  # in the quoted types
     from typing import Protocol, TypeAlias
 
-    class Entry(Protocol):
-        """A file, as `os.scandir` gives it."""
+    class Leaf(Protocol):
+        """A file that may be a migration."""
 
         @property
         def path(self) -> str: ...  # noqa: D102
         def is_file(self) -> bool: ...  # noqa: D102
+
+    class Entry(Leaf, Protocol):
+        """An entry of a folder, as `os.scandir` gives it."""
+
         def is_dir(self) -> bool: ...  # noqa: D102
         def is_symlink(self) -> bool: ...  # noqa: D102
 
 
 Visible: "TypeAlias" = "Mapping[str, Entry]"
 """The entries of the folder by name, without hidden ones."""
-Chosen: "TypeAlias" = "tuple[Mapping[str, Entry], Callable[[str], int] | None, list[str]]"
+Chosen: "TypeAlias" = "tuple[Mapping[str, Leaf], Callable[[str], int] | None, list[str]]"
 """The files that are migrations by filename, the function for the version in a filename (None: that of the plain
 layout), and the names of those that are not read."""
+JOURNAL = "meta/_journal.json"
+"""Where Drizzle lists its migrations."""
 NOT_THERE = {2, 20}
 """ENOENT and ENOTDIR."""
 
 
 class File:
-    """A file below the folder, in the manner of an entry of `os.scandir`."""
+    """A file below the folder, as it is found there."""
 
     __slots__ = ("error", "mode", "path")
 
@@ -48,14 +54,6 @@ class File:
         """Tell whether it is a regular file, or a link to one."""
         return S_ISREG(self.mode)
 
-    def is_dir(self) -> bool:
-        """Tell whether it is a folder, or a link to one."""
-        return S_ISDIR(self.mode)
-
-    def is_symlink(self) -> bool:
-        """Tell that it is no link: links were followed."""
-        return False
-
 
 class Hoped:
     """A file that nobody has looked for yet: opening it will tell, and a look at each of 10,000 takes as long."""
@@ -70,14 +68,6 @@ class Hoped:
     def is_file(self) -> bool:
         """Hope so."""
         return True
-
-    def is_dir(self) -> bool:
-        """Hope not."""
-        return False
-
-    def is_symlink(self) -> bool:
-        """Tell that it is no link: links were followed."""
-        return False
 
 
 def is_folder(entry: "Entry") -> bool:

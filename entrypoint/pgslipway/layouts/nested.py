@@ -1,7 +1,7 @@
 """The layouts with a folder for each migration, Prisma's and Diesel's, and Drizzle's with its journal."""
 
 from ..errors import BadMigrations, Problem, bad_file
-from .entries import File, below, folders, others
+from .entries import JOURNAL, File, below, folders, others
 from .versions import PLACES, is_number, milliseconds
 from .versions import diesel as diesel_number
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     Look: TypeAlias = Callable[[str], File | Hoped]
     """Looks at the file at a path, or hopes for the best."""
 
-JOURNAL = "meta/_journal.json"
 INSIDE = {"prisma": "migration.sql", "diesel": "up.sql"}
 """The file in each folder of a layout."""
 LONGEST = 100
