@@ -175,7 +175,7 @@ REFUSED = {
     "callback": ("Flyway", {"beforeMigrate.sql": "SELECT 1;"}),
     "placeholder": ("Flyway", {"V4__x.sql": "SELECT 1; -- ${x}"}),
     "conf": ("Flyway", {"V4__x.sql": "SELECT 1;", "V4__x.sql.conf": "shouldExecute=false\n"}),
-    "copy": ("Flyway", {"V4__x.sql": "COPY orders FROM stdin;\n"}),
+    "copy": ("Flyway", {"V4__x.sql": "COPY orders FROM stdin;\n\\.\nVACUUM;\n"}),
     "version": ("Flyway", {"V1000000.1.2__x.sql": "SELECT 1;"}),
     "no file": ("Prisma", {"20260104120000_x/notes.txt": ""}),
     "name": ("sqlx", {"x.sql": "SELECT 1;"}),

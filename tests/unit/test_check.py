@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 
-from pgslipway.engine.check import Contents, check
+from pgslipway.engine.check import check
+from pgslipway.engine.contents import Contents
 from pgslipway.migrations import Migration
 
 if TYPE_CHECKING:

@@ -6,20 +6,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pgslipway.engine.check import Contents, check
+from pgslipway.engine.check import check
+from pgslipway.engine.contents import Contents
 from pgslipway.migrations import Migration
 
 if TYPE_CHECKING:
     from conftest import Folder, Slipway
 
-COPY = "COPY from or to the client needs a client's data stream; write INSERT … VALUES, or COPY a server file"
+NO_END = "the data of this COPY begin in the next line and never end; put a line with a backslash and a dot behind them"
+NO_READER = "COPY to the client has no reader here; write COPY to a file of the server, or leave it out"
 PSQL = "psql's backslash commands are not SQL; write what the command does as SQL, or leave it out"
 NUL = "a NUL byte, which Postgres cannot store; remove it"
 MESSAGES = {
     "psql-command": ("SELECT 1;\n\\d t\n", f"003_c.sql:2: {PSQL}\n  2 | \\d t\n    | ^"),
     "psql-command-in-a-line": ("SELECT 1 \\gset", f"003_c.sql:1: {PSQL}\n  1 | SELECT 1 \\gset\n    |          ^"),
-    "copy-from-stdin": ("COPY t (a) FROM STDIN", f"003_c.sql:1: {COPY}\n  1 | COPY t (a) FROM STDIN\n    | ^"),
-    "copy-to-stdout": ("-- a\r\n copy t to stdout;\r\n", f"003_c.sql:2: {COPY}\n  2 |  copy t to stdout;\n    |  ^"),
+    "copy-from-stdin": ("COPY t (a) FROM STDIN", f"003_c.sql:1: {NO_END}\n  1 | COPY t (a) FROM STDIN\n    | ^"),
+    "copy-to-stdout": ("-- a\r\n copy t to stdout;\r", f"003_c.sql:2: {NO_READER}\n  2 |  copy t to stdout;\n    |  ^"),
     "nul": ("SELECT 'é\0'", f"003_c.sql:1: {NUL}\n  1 | SELECT 'é�'\n    |          ^"),
     "string": (
         "SELECT 1;\n\tSELECT 'a\n",

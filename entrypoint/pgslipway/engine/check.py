@@ -3,7 +3,6 @@
 import codecs
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
 
@@ -11,15 +10,15 @@ from ..errors import Problem
 from ..files import LARGE, PLAIN, Source
 from ..layouts.versions import numbers
 from ..migrations import Migration
+from . import copying
 from .assignments import ISOLATION, LEVELS, MODE, assignments, refused
+from .contents import Contents
 from .markers import marker
 from .message import NO_TRANSACTION, excerpt
-from .sql import SqlError, Statement, folded, leading_comments, statements, text_start, tokens
+from .sql import SqlError, Statement, leading_comments, statements, text_start, tokens
 from .squash import SQUASH
 from .wishes import wishes
 
-PIECE = 1 << 16
-"""Bytes of a large file that are sent at once: the memory of both sides stays bounded."""
 At: TypeAlias = Callable[[int, str], Problem]
 """Makes a problem of a byte of the file and a message."""
 
@@ -49,15 +48,11 @@ ONE_LEVEL = (
 )
 NO_LEVEL = "the statements of a file without a transaction run at READ COMMITTED; remove this"
 UNNAMED_INDEX = re.compile(r"CREATE (UNIQUE )?INDEX CONCURRENTLY ON\b")
-COPY = re.compile(r"COPY .*\b(FROM STDIN|TO STDOUT)\b")
 SETTINGS = re.compile(r"(SET|RESET|SELECT (PG_CATALOG )?SET_CONFIG)\b")
 """These change the session and nothing else."""
 TEMPORARY = re.compile(
     r"CREATE (OR REPLACE )?((GLOBAL|LOCAL) )?TEMP(ORARY)? (RECURSIVE )?(TABLE|VIEW|SEQUENCE) (IF NOT EXISTS )?(?=\S)"
 )
-TIMEOUT = ("SET", "TRANSACTION_TIMEOUT")
-UNLIMITED = re.compile(rb"SET\s+transaction_timeout\s*=\s*0", re.IGNORECASE)
-"""The dumps of PostgreSQL 17 and newer have it, and older servers do not know it; a run has no such limit anyway."""
 EXTENSION_UPDATE = re.compile(r"ALTER EXTENSION \S+ UPDATE\b")
 WITHOUT_POOLER = "connect to Postgres directly, or set MIGRATE_LOCK=session where the pooler is in session mode"
 NEEDS_SESSION = f"behind a pooler this would stay with whoever uses the server connection next; {WITHOUT_POOLER}"
@@ -76,51 +71,10 @@ REFUSED_OUTSIDE = {
 }
 """The statements that a file without a transaction must not have."""
 UNICODE_NAME = re.compile(rb'U&"', re.IGNORECASE)
-EXTENSION = re.compile(r"CREATE EXTENSION (IF NOT EXISTS )?\S")
 DEALLOCATE = re.compile(rb"DEALLOCATE", re.IGNORECASE)
 """Wherever it stands: in a block, or in a text that the file executes."""
 NO_TRANSACTION_LINE = re.compile(r"no-transaction", re.IGNORECASE)
 MINIMUM_VERSION = re.compile(r"minimum-version:(.*)", re.IGNORECASE)
-
-
-@dataclass(slots=True)
-class Contents:
-    """The findings in a file's text."""
-
-    transactional: bool = True
-    isolation: str = ""
-    """The isolation level that it asks for, for the BEGIN before its history row."""
-    has_query: bool = False
-    """A statement was found that takes a snapshot; from there on the level cannot be changed."""
-    minimum_version: int | None = None
-    is_squash: bool = False
-    """It stands for all files before it."""
-    wrapper: tuple[Statement, ...] = ()
-    """The BEGIN and COMMIT around the whole file; they are not sent, since every file is a transaction."""
-    left_out: list[tuple[int, int]] = field(default_factory=list)
-    """The pieces that are not sent: what pg_dump writes for psql, or for servers that know the setting."""
-    may_end_committed: bool = False
-    """A COMMIT alone at its end means nothing, as for the tool that it was written for."""
-    count: int = 0
-    is_large: bool = False
-    """It is sent in pieces."""
-    drops_prepared: bool = False
-    """It may drop statements of ours that are prepared."""
-    pieces: list[int] = field(default_factory=list)
-    """The first byte of each piece: statements of some PIECE bytes together, or a longer one alone."""
-    session_state: list[Problem] = field(default_factory=list)
-    """Problems of a file without a transaction where a pooler gives it no session of its own."""
-    outside: list[Problem] = field(default_factory=list)
-    """Problems of such a file where there is a role to take as well."""
-    extensions: set[str] = field(default_factory=set)
-    problems: list[Problem] = field(default_factory=list)
-
-    def note(self, statement: Statement, source: Source) -> None:
-        """Keep the name of an extension that `statement` makes: the server must offer it. Leave out another setting."""
-        if match := EXTENSION.match(statement.text):
-            self.extensions.add(folded(statement.words[match[0].count(" ")]))
-        if statement.words == TIMEOUT and UNLIMITED.fullmatch(source[statement.start : statement.end]):
-            self.left_out.append((statement.start, statement.end))
 
 
 def check(migration: Migration, source: Source) -> Contents:
@@ -164,8 +118,7 @@ def examine(source: Source, contents: Contents, at: At) -> None:
     control = []
     for statement in statements(source):
         contents.count += 1
-        if not contents.pieces or statement.start - contents.pieces[-1] >= PIECE:
-            contents.pieces.append(statement.start)
+        contents.place(statement)
         if CONTROL.match(statement.text):
             control.append((contents.count, statement))
         if message := refusal(statement, source, contents):
@@ -230,8 +183,8 @@ def refusal(statement: Statement, source: Source, contents: Contents) -> str | N
         if message := taken or refused(setting, value):
             return message
     contents.has_query |= not TAKES_NO_SNAPSHOT.match(text)
-    if COPY.match(text):
-        return "COPY from or to the client needs a client's data stream; write INSERT … VALUES, or COPY a server file"
+    if message := copying.refusal(statement, transactional=transactional):
+        return message
     if UNNAMED_INDEX.match(text):
         return "an index that is built concurrently needs a name here, so that a run that was cut off can go on"
     if transactional and (match := OUTSIDE.match(text)):

@@ -1,13 +1,15 @@
 """Messages about a file: the line with a caret under the place, and everything that Postgres said."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 import asyncpg
 
 from ..errors import Problem
 from ..files import Source
+from .copying import line_in
 from .sql import text_start
 
 UNPRINTABLE = re.compile(r"[^\t\x20-\x7e\xa0-\U0010ffff]")
@@ -43,6 +45,8 @@ class Sent:
     """Our own text before the piece in the message."""
     is_statement: bool = False
     """The piece is one statement: an error without a position is about it."""
+    data: tuple[int, int] | None = None
+    """The first byte of the data that are sent with it, and the one after them."""
 
     def offset(self, position: str | None, encoding: str = "UTF8") -> int | None:
         """Return the byte of the file at a position (from 1, in the message); None outside the piece.
@@ -58,6 +62,12 @@ class Sent:
             return None
         return self.start + (place if encoding == "SQL_ASCII" else len(self.text[:place].encode()))
 
+    def offset_of(self, fields: Mapping[str, str], encoding: str) -> int | None:
+        """Return the byte of the file that an error is about; None where it does not say."""
+        if self.data and (number := line_in(self.text.encode(), fields)):
+            return start_of_line(self.source, self.data[0], number)
+        return self.offset(fields.get("position"), encoding)
+
     @property
     def lines(self) -> tuple[int, int]:
         """The numbers of the piece's first and last line."""
@@ -68,6 +78,13 @@ class Sent:
 def line_of(source: Source, offset: int) -> int:
     """Return the number of the line that byte `offset` is in. Works on a mapped file without copying it."""
     return 1 + sum(1 for _ in NEWLINE.finditer(source, 0, offset))
+
+
+def start_of_line(source: Source, offset: int, number: int) -> int:
+    """Return the first byte of a line, counted from 1, of what begins at `offset`."""
+    if number == 1:
+        return offset
+    return next(islice(NEWLINE.finditer(source, offset), number - 2, None)).end()
 
 
 def excerpt(filename: str, source: Source, offset: int, message: str) -> Problem:
@@ -100,14 +117,13 @@ def explain(
 
     Where Postgres gives no position in it, `line` is named, or the file alone. `encoding` is the database's.
     """
-    fields = error.as_dict()
-    message = str(fields.get("message") or error)
-    offset = sent.offset(fields.get("position"), encoding) if sent else None
+    said = {key: str(value) for key, value in error.as_dict().items() if value}
+    message = said.get("message") or str(error)
+    offset = sent.offset_of(said, encoding) if sent else None
     if sent is None or offset is None:
         problem = Problem(message, filename, line)
     else:
         problem = excerpt(filename, sent.source, offset, message)
-    said = {key: str(value) for key, value in fields.items() if value}
     problem.text = "\n".join([problem.text, *details(said, encoding)])
     return problem
 

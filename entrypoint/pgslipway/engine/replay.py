@@ -15,7 +15,7 @@ from ..dial import Connection
 from ..driver_errors import BROKEN
 from ..errors import Problem, Unplaced
 from ..files import Source
-from .check import Contents
+from .contents import Contents
 from .lock import Held
 from .message import Sent
 from .sending import STOP_TIMEOUT, Job, sendable, server_error

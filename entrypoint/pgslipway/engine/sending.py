@@ -16,7 +16,7 @@ from ..errors import BadConfiguration, Busy, ConnectionLost, MigrationFailed, Pr
 from ..history import TRANSACTION_ENDED, UNREADABLE, History, finding_in
 from ..migrations import Migration
 from ..quote import milliseconds
-from .check import Contents
+from .contents import Contents
 from .lock_sql import LIFTED, set_sql
 from .message import Sent, explain
 from .sql import plain_comments

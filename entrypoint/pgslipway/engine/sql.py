@@ -3,12 +3,16 @@
 The rules are those of scan.l and psqlscan.l in the Postgres sources: nested comments, dollar quotes, E'' strings
 that go on in the next line, parentheses (CREATE RULE) and BEGIN ATOMIC bodies. They work on bytes, as Postgres
 does: any byte above 127 belongs to a name. So a large file can be mapped and is never copied whole.
+
+The lines after `COPY … FROM stdin;` are data, to the one with a backslash and a dot, as in psql: one token, with the
+semicolon.
 """
 
 import codecs
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from ..files import Source
 
@@ -43,6 +47,7 @@ STRAY = {
     b'"': 'the quoted name that begins here is never closed; a quote inside a name is written twice: ""',
     b"\\": "psql's backslash commands are not SQL; write what the command does as SQL, or leave it out",
 }
+NO_END = "the data of this COPY begin in the next line and never end; put a line with a backslash and a dot behind them"
 WORDS = 64
 """How many words of a statement are kept: enough to tell its kind, few enough for a 20 MB INSERT."""
 TOLD_BY_OPTIONS = ("REINDEX", "CREATE SUBSCRIPTION")
@@ -53,6 +58,9 @@ BLANK = {"space", "line", "block", "restrict"}
 """The last one is what pg_dump writes around its output since 2025, to keep psql from other commands in between."""
 SPEAKING = {"word", "name", "group", "end"}
 """The kinds of token whose text matters."""
+COPY = re.compile(rb"COPY(?![A-Za-z0-9_$\x80-\xff])", re.IGNORECASE)
+CLIENT = {("STDIN",), ("STDOUT",)}
+"""To Postgres both mean the one that makes sense."""
 NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 WORD = re.compile(rb'"[^"]*+(?>(?:""[^"]*+)*)"|[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*+')
 
@@ -73,6 +81,8 @@ class Statement:
     end: int
     words: tuple[str, ...]
     """The first words outside parentheses: upper case, or quoted as they stand."""
+    data: tuple[int, int] | None = None
+    """The first byte of the data that follow, and the one after them."""
 
     @property
     def text(self) -> str:
@@ -87,7 +97,7 @@ def text_start(source: Source) -> int:
 
 def tokens(source: Source) -> Iterator[tuple[str, int, int]]:
     """Yield (kind, start, end) for every token, white space and comments included. Raises SqlError."""
-    position = text_start(source)
+    position, first = text_start(source), -1
     while match := TOKEN.match(source, position):
         kind, end = str(match.lastgroup), match.end()
         if kind == "block":
@@ -96,6 +106,12 @@ def tokens(source: Source) -> Iterator[tuple[str, int, int]]:
             end = end_of_dollar_quote(source, match)
         elif kind == "stray":
             raise SqlError(position, STRAY[match.group()[-1:]])
+        elif kind == "end":
+            if first >= 0 and COPY.match(source, first) and takes_data(source[first:position]):
+                kind, end = "data", end_of_data(source, position)
+            first = -1
+        elif first < 0 and kind not in BLANK:
+            first = position
         yield kind, position, end
         position = end
 
@@ -121,17 +137,41 @@ def end_of_dollar_quote(source: Source, opening: re.Match[bytes]) -> int:
     return end + len(tag)
 
 
+def takes_data(statement: bytes) -> bool:
+    """Tell whether a COPY reads what the client sends."""
+    words = [parts for _, parts in names(statement)]
+    return any(first == ("FROM",) and second in CLIENT for first, second in pairwise(words))
+
+
+def end_of_data(source: Source, semicolon: int) -> int:
+    """Return where the data after the `semicolon` of a COPY end: behind the backslash and the dot. Raises SqlError."""
+    start = source.find(b"\n", semicolon) + 1
+    if start and (rest := source[semicolon + 1 : start].strip()) and not rest.startswith(b"--"):
+        raise SqlError(semicolon + 1, "the data of COPY begin in the next line; move this behind them")
+    place = start - 1
+    while start and (place := source.find(b"\n\\.", place)) >= 0:
+        place += 3
+        if source[place : place + 2] in {b"", b"\r", b"\r\n"} or source[place : place + 1] == b"\n":
+            return place
+    raise SqlError(semicolon, NO_END)
+
+
+def data_in(source: Source, start: int, end: int) -> tuple[int, int]:
+    """Return the range of the data in the token from the semicolon to the end of their last line."""
+    return source.find(b"\n", start) + 1, source.rfind(b"\\.", start, end)
+
+
 def statements(source: Source) -> Iterator[Statement]:
     """Yield the statements of `source` one after the other. Raises SqlError."""
     draft: Draft | None = None
     for kind, start, end in tokens(source):
         if kind in BLANK:
             continue
-        if kind != "end" or (draft and draft.is_open):
+        if kind not in {"end", "data"} or (draft and draft.is_open):
             draft = draft or Draft(start)
             draft.add(kind, source[start:end] if kind in SPEAKING else b"", end)
         elif draft:
-            yield draft.statement()
+            yield draft.statement(data_in(source, start, end) if kind == "data" else None)
             draft = None
     if draft:
         yield draft.statement()
@@ -155,9 +195,9 @@ class Draft:
         """Tell whether a semicolon belongs to the statement."""
         return self.depth > 0 or self.in_body
 
-    def statement(self) -> Statement:
-        """Return the finished statement."""
-        return Statement(self.start, self.end, tuple(self.words))
+    def statement(self, data: tuple[int, int] | None = None) -> Statement:
+        """Return the finished statement, with its data."""
+        return Statement(self.start, self.end, tuple(self.words), data)
 
     def add(self, kind: str, token: bytes, end: int) -> None:
         """Take in one token; `token` is its text where that matters."""

@@ -20,7 +20,9 @@ from ..driver_errors import BROKEN
 from ..errors import HistoryConflict, MigrationFailed, Problem, StartOver, Unplaced
 from ..files import Source
 from .ahead import Ahead, Message
-from .check import USUAL_LEVEL, Contents
+from .check import USUAL_LEVEL
+from .contents import Contents
+from .copying import copy_in
 from .leftovers import (
     drop_prepared,
     have_it_read_as_sent,
@@ -76,7 +78,7 @@ async def apply(held: Held, job: Job, watch: Watch, ahead: Ahead, *, at_once: bo
     try:
         return await send_in_three(held, job, watch, settled)
     except Unplaced as failure:
-        if may_repeat(failure, started):
+        if may_repeat(failure, started) and not job.contents.copies:
             failure.args = (await find(held, job, begin_sql(held, job, watch), failure),)
         raise
 
@@ -198,9 +200,13 @@ async def send(held: Held, job: Job, watch: Watch) -> None:
     """Send the text of the file: at once, or in pieces where it is large."""
     source = job.migration.read()
     for start, text in parts(source, job.contents):
-        async with file_sql(job, watch, f"{job.filename} was not committed", sent=Sent(source, start, text)):
+        copy = job.contents.copies.get(start)
+        data = copy.data if copy else None
+        sent = Sent(source, start, text, is_statement=data is not None, data=data)
+        async with file_sql(job, watch, f"{job.filename} was not committed", sent=sent):
             await have_it_read_as_sent(held)
-            await held.connection.execute(sendable(held.connection, text))
+            sql = sendable(held.connection, text)
+            await (copy_in(held.connection, sql, source, data) if data else held.connection.execute(sql))
 
 
 def parts(source: Source, contents: Contents) -> Iterator[tuple[int, str]]:
@@ -212,7 +218,8 @@ def parts(source: Source, contents: Contents) -> Iterator[tuple[int, str]]:
     if not contents.count:
         return
     starts = contents.pieces if contents.is_large else [text_start(source)]
-    for start, end in zip(starts, [*starts[1:], len(source)], strict=True):
+    for start, following in zip(starts, [*starts[1:], len(source)], strict=True):
+        end = contents.copies[start].end if start in contents.copies else following
         text = bytearray(source[start:end])
         wrapper = [(statement.start, statement.end) for statement in contents.wrapper]
         for first, after in [*wrapper, *contents.left_out]:
