@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -60,6 +62,15 @@ def has_engine() -> bool:
     """Whether containers can be run; PGSLIPWAY_DOCKER=0 says that they shall not be."""
     if os.environ.get("PGSLIPWAY_DOCKER") == "0":
         return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # the client leaves its socket open where nobody answers
+        answers = engine_answers()
+        gc.collect()
+    return answers
+
+
+def engine_answers() -> bool:
+    """Whether there is an engine."""
     try:
         client = docker.from_env()
     except DockerException:
