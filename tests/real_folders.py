@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import asyncpg
 import pytest
 
 from containers import ROOT
@@ -131,16 +133,69 @@ def apply(parts: list[UpPart], database: Database, embedded: Embedded) -> None:
 
 def dump(database: Database, embedded: Embedded, *histories: str) -> list[str]:
     """The schema as pg_dump writes it, without the tables of these names and what differs from dump to dump."""
+    lines = write_dump(database, embedded, "--schema-only", *histories).read_text().splitlines()
+    return essence(lines)
+
+
+def essence(lines: list[str]) -> list[str]:
+    """The lines of a dump without those that differ from dump to dump."""
+    return [line for line in lines if line and not line.startswith(("--", "\\restrict", "\\unrestrict"))]
+
+
+def write_dump(database: Database, embedded: Embedded, option: str, *histories: str) -> Path:
+    """The file that pg_dump writes, without the tables of these names."""
     path = embedded.folder / f"{database.port}-{database.name}.sql"
     ours = ("schema_migrations", "schema_migrations_steps", "pgslipway_migrations", "pgslipway_migrations_steps")
     embedded.run(
-        "pg_dump", "--schema-only", "--file", path,
+        "pg_dump", option, "--file", path,
         *(f"--exclude-table=*.{name}" for name in (*ours, *histories)),
         *(f"--exclude-table=*.{name}_id_seq" for name in histories),
         *address(database),
         PGPASSWORD=database.password,
     )  # fmt: skip
-    return [line for line in path.read_text().splitlines() if line and not line.startswith(("--", "\\"))]
+    return path
+
+
+COLUMNS = """
+SELECT a.attrelid::regclass::text AS table, pg_catalog.quote_ident(a.attname) AS name, t.typcategory::text AS category,
+       pg_catalog.format_type(a.atttypid, NULL) AS type,
+       (SELECT pg_catalog.format('(SELECT %I FROM %s OFFSET {row} LIMIT 1)', f.attname, k.confrelid::regclass)
+          FROM pg_catalog.pg_constraint k
+          JOIN pg_catalog.pg_attribute f ON f.attrelid = k.confrelid AND f.attnum = k.confkey[1]
+         WHERE k.contype = 'f' AND k.conrelid = a.attrelid AND k.conkey = ARRAY[a.attnum] LIMIT 1) AS other
+  FROM pg_catalog.pg_attribute a
+  JOIN pg_catalog.pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+  JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+ WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' AND a.attidentity <> 'a'
+   AND c.relnamespace::regnamespace::text NOT IN ('pg_catalog', 'information_schema')
+   AND c.relname NOT LIKE 'schema_migrations%'
+ ORDER BY a.attrelid, a.attnum
+"""
+BY_TYPE = {
+    "uuid": "pg_catalog.md5('{row}')::uuid", "bytea": r"'\x00ff0{row}'", "json": r"""'{{"a": [1, "\\n"]}}'""",
+    "jsonb": r"""'{{"a": [1, "\\n\\\\"]}}'""",
+}  # fmt: skip
+BY_CATEGORY = {
+    "N": "{row} + 1", "S": r"E'tab\t\\ \\N \\. \n''é\u00a0' || {row}", "B": "true", "D": "'2026-01-01'::date + {row}",
+    "E": "(pg_catalog.enum_range(NULL::{type}))[1]", "A": "'{{}}'", "I": "'10.0.0.{row}'", "T": "'{row} days'",
+}  # fmt: skip
+
+
+async def fill(database: Database) -> int:
+    """Put some rows into as many tables as take them; return the number of these tables."""
+    tables: dict[str, dict[str, str]] = {}
+    for row in await database.fetch(COLUMNS):
+        value = row["other"] or BY_TYPE.get(row["type"]) or BY_CATEGORY.get(row["category"], "NULL")
+        tables.setdefault(row["table"], {})[row["name"]] = value.replace("{type}", row["type"])
+    filled = set()
+    async with database.connection() as connection:
+        for table, columns in [*tables.items()] * 3:  # a table may need rows of a later one
+            for number in range(3):
+                values = ", ".join(columns.values()).replace("{row}", str(number)).replace("{{", "{").replace("}}", "}")
+                with suppress(asyncpg.PostgresError):
+                    await connection.execute(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({values})")
+                    filled.add(table)
+    return len(filled)
 
 
 def address(database: Database) -> list[str]:

@@ -207,6 +207,14 @@ async def test_large_file_fits_into_little_memory(database: Database, folder: Fo
     assert [tuple(row) for row in await database.fetch("SELECT count(*) FROM items")] == [(count,)]
 
 
+async def test_large_data_fit_into_little_memory(database: Database, folder: Folder) -> None:
+    row, count = "x" * 1000 + "\n", 100_000
+    large = folder({"001_items.sql": f"CREATE TABLE items (text text);\nCOPY items FROM stdin;\n{row * count}\\.\n"})
+    ended = run(env=database.environ, migrations=large, extra=RESTRICTED)
+    assert ended.code == 0, ended
+    assert [tuple(row) for row in await database.fetch("SELECT count(*) FROM items")] == [(count,)]
+
+
 async def test_large_statement_fits_into_little_memory(database: Database, folder: Folder) -> None:
     large = folder({"001_items.sql": "CREATE TABLE items AS SELECT '" + "x" * 8 * MEGABYTE + "' AS text;"})
     ended = run(env=database.environ, migrations=large, extra=RESTRICTED)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from conftest import Slipway
+    from conftest import Folder, Slipway
     from real_folders import Real
     from servers import Database, Embedded
 
@@ -74,6 +74,27 @@ def test_folder_makes_the_schema_that_psql_makes_of_its_up_parts(
     expected = real_folders.dump(by_psql, embedded)
     assert len(expected) > 20
     assert real_folders.dump(by_us, embedded) == expected
+    installed.remove_clusters_from(first)
+
+
+@pytest.mark.parametrize("real", [E2B, NCPS, KESTRA, HOPPSCOTCH, DOCS_RS, ZERO], ids=lambda real: real.name)
+async def test_dump_of_its_database_with_rows_is_a_file_that_makes_it_again(
+    real: Real, installed: Embedded, embedded: Embedded, slipway: Slipway, folder: Folder
+) -> None:
+    first = len(installed.clusters)
+    original = installed.cluster().start().database
+    assert slipway(env=original.environ, migrations=real.path).code == 0
+    tables = await real_folders.fill(original)
+    text = real_folders.write_dump(original, embedded, "--verbose").read_text()
+
+    async with original.server.fresh_database() as copy:
+        finished = slipway(env=copy.environ, migrations=folder({"1_all.sql": text}))
+        again = real_folders.write_dump(copy, embedded, "--verbose").read_text()
+
+    assert finished.code == 0, finished
+    assert tables > 3
+    assert text.count("FROM stdin;\n") >= tables
+    assert real_folders.essence(again.splitlines()) == real_folders.essence(text.splitlines())
     installed.remove_clusters_from(first)
 
 
