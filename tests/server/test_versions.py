@@ -12,6 +12,7 @@ import pytest
 from containers import ROOT
 from pgslipway.engine.watch import PROGRESS
 from proxy import RoundTrips
+from real_folders import essence, write_dump
 from servers import Embedded, eventually
 from unfinished import (
     invalid_indexes,
@@ -129,6 +130,28 @@ async def test_webshop_is_applied_and_then_nothing_is_to_do_without_a_round_trip
     assert applied.outcome["applied"] == names
     assert proxy.after_handshake == 0
     assert [row["state"] for row in json.loads(status.out)] == ["applied"] * len(names)
+
+
+async def test_dump_with_rows_is_a_file_on_the_same_server_and_the_newest(
+    database: Database, server: Server, binaries: Embedded, folder: Folder, slipway: Slipway
+) -> None:
+    """As PostgreSQL 18's pg_dump writes it, which older servers do not know all of."""
+    made = slipway(env=database.environ, migrations=WEBSHOP)
+    await database.execute("INSERT INTO customers (name) SELECT E'tab\\t\\\\. ' || n FROM generate_series(1, 3) AS n")
+    text = write_dump(database, binaries, "--verbose").read_text()
+
+    async with server.fresh_database() as copy:
+        finished = slipway(env=copy.environ, migrations=folder({"1_all.sql": text}))
+        again = write_dump(copy, binaries, "--verbose").read_text()
+    newest = binaries.cluster().start().database
+    elsewhere = slipway(env=newest.environ, migrations=folder.path)
+
+    assert made.code == finished.code == elsewhere.code == 0, f"{made}{finished}{elsewhere}"
+    assert "FROM stdin;\n1\ttab\\t" in text
+    assert essence(again.splitlines()) == essence(text.splitlines())
+    assert await newest.fetch("SELECT name FROM customers ORDER BY 1") == await database.fetch(
+        "SELECT name FROM customers ORDER BY 1"
+    )
 
 
 async def test_killed_concurrent_build_is_ended_by_the_server_and_mended_by_the_next_run(
