@@ -505,13 +505,14 @@ class Pooler:
 
 @contextmanager
 def pgbouncer(server: Server, **settings: object) -> Iterator[Pooler]:
-    """A PgBouncer in front of a server that has an alias; `settings` are pgbouncer.ini's."""
+    """A PgBouncer in front of a server that has an alias; `settings` are pgbouncer.ini's, and `known` a database."""
+    known = settings.pop("known", "*")
     values = {
         "listen_addr": "*", "listen_port": 6432, "auth_type": "scram-sha-256", "auth_file": "/tmp/users",
         "server_login_retry": 1, "dns_nxdomain_ttl": 1, **settings,
     }  # fmt: skip
     lines = [f"{name} = {value}" for name, value in values.items()]
-    ini = "\n".join(["[databases]", f"* = host={server.alias} port=5432", "[pgbouncer]", *lines, ""])
+    ini = "\n".join(["[databases]", f"{known} = host={server.alias} port=5432", "[pgbouncer]", *lines, ""])
     made = container(TOOLS_IMAGE, 6432, user="nobody").with_command(["pgbouncer", "/tmp/pgbouncer.ini"])
     made.with_copy_into_container(ini.encode(), "/tmp/pgbouncer.ini")
     made.with_copy_into_container(f'"{server.user}" "{server.password}"\n'.encode(), "/tmp/users")

@@ -128,6 +128,30 @@ async def test_every_kind_of_file_is_applied_and_nothing_stays_in_the_pool(
     await assert_all_done_once(database)
 
 
+@pytest.mark.parametrize(
+    ("known", "code", "said"),
+    [
+        ("*", 0, "created the database not_there"),
+        ("elsewhere", 22, "A pooler knows only the databases in its settings"),
+    ],
+    ids=["every-database", "one-database"],
+)
+async def test_missing_database_is_created_where_the_pooler_lets_it_be_reached(
+    known: str, code: int, said: str, server: Server, tools: str, folder: Folder, slipway: Slipway
+) -> None:
+    assert tools
+    files = folder({"1_a.sql": "CREATE TABLE a ();"})
+    with pgbouncer(server, known=known, pool_mode="transaction") as pooler:
+        through = server.database("not_there").at(pooler.port)
+        finished = await up(slipway, through, files, create_database="yes", wait_timeout="5s")
+    created = await server.database().fetch("SELECT FROM pg_database WHERE datname = 'not_there'")
+    await server.database().execute("DROP DATABASE IF EXISTS not_there WITH (FORCE)")
+
+    assert finished.code == code, finished
+    assert said in finished.err
+    assert len(created) == (code == 0)
+
+
 async def test_everything_works_in_session_mode_with_the_lock_in_the_session(
     pooled: Poolers, database: Database, folder: Folder, slipway: Slipway
 ) -> None:
