@@ -185,6 +185,7 @@ async def test_run_that_ends_amid_the_data_leaves_nothing(
     (pid,) = (await eventually(lambda: database.fetch(SLEEPING), "COPY at its fifth row"))[0]
 
     if end == "sigterm":
+        await asyncio.to_thread(process.wait_for_log, "2_data.sql: COPY: 5 rows, ")
         process.terminate(signal.SIGTERM)
     elif end == "kill":
         process.kill()

@@ -53,6 +53,8 @@ SELECT p.what, p.phase, (100 * p.done / nullif(p.total, 0))::int AS percent
          FROM pg_catalog.pg_stat_progress_cluster
        UNION ALL SELECT pid, 'ANALYZE', phase, sample_blks_scanned, sample_blks_total
          FROM pg_catalog.pg_stat_progress_analyze
+       UNION ALL SELECT pid, 'COPY', pg_catalog.concat(tuples_processed, ' rows'), NULL, NULL
+         FROM pg_catalog.pg_stat_progress_copy
        ) AS p USING (pid)
  WHERE {worker}
 """
