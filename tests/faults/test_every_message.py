@@ -81,7 +81,9 @@ STEPS = {
     "004_more.sql": """
         ALTER TABLE a ADD COLUMN more int;
         INSERT INTO parts VALUES (1, 'more');
-        INSERT INTO log VALUES ('004');
+        COPY log FROM stdin;
+004
+\\.
     """,
 }
 LOG = ["001", "002", "003", "003 indexes", "003 late", "004"]
