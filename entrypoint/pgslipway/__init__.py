@@ -35,9 +35,8 @@ async def run_migrations(
     """
     from .config import from_keywords
     from .errors import BadConfiguration
-    from .migrations import discover
     from .pool import run_on_pool
-    from .run import Run
+    from .run import run_of
 
     try:
         config = from_keywords(
@@ -47,4 +46,4 @@ async def run_migrations(
         )  # fmt: skip
     except ValueError as error:
         raise BadConfiguration(str(error)) from error
-    return await run_on_pool(pool, Run(config, discover(config.dir, config.layout)))
+    return await run_on_pool(pool, run_of(config, []))

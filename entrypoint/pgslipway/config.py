@@ -97,7 +97,7 @@ DECLARED = (
     Setting("dir", path_text, "/migrations", "the folder of migrations"),
     Setting("layout", choice(*LAYOUTS), "auto", "how the folder is laid out: auto, or " + ", ".join(LAYOUTS[1:])),
     Setting("schema", name(), "public", "schema of the history table"),
-    Setting("table", name("_steps"), "schema_migrations", "name of the history table"),
+    Setting("table", name("_repeatable"), "schema_migrations", "name of the history table"),
     Setting("role", name(), None, "become this role before the history is touched"),
     Setting(
         "wait_timeout",

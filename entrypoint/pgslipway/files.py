@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from .layouts.entries import Entry, Leaf
 
 HOW_TO_NAME = "name it <version>_<description>.sql, such as 007_add_orders.sql"
+HOW_TO_REPEAT = "not a repeatable file's name; name it R__<description>.sql, such as R__views.sql"
+REPEATABLE = -1
+"""Stands for the version of a file that is applied again whenever it changes."""
 LARGEST_VERSION = 2**63 - 1
 """The largest BIGINT, the type that the history's version column is widened to."""
 BOM = b"\xef\xbb\xbf"
@@ -27,9 +30,7 @@ LARGE = 1 << 20
 """Bytes above which a file is mapped, not read, and sent in pieces."""
 CHUNK = 1 << 16
 EINVAL = 22
-START = 0
-"""SEEK_SET."""
-PLAIN, AUTO = "plain", "auto"
+PLAIN, AUTO, FLYWAY = "plain", "auto", "flyway"
 DIVIDED = {"goose", "dbmate", "tern"}
 """The layouts in which a file has a part that applies its change, and one that undoes it."""
 MARKS = (b"+goose", b"migrate:", b" / drop below ", b"tern: disable-tx")
@@ -45,10 +46,12 @@ Part: "TypeAlias" = "Callable[[Source], tuple[int, int]]"
 class Folder:
     """The migrations in a folder, by ascending version, and how they are laid out."""
 
-    __slots__ = ("decided_by", "found", "ignored", "layout")
+    __slots__ = ("decided_by", "found", "ignored", "layout", "repeatable")
 
     def __init__(self, found: list[Found], layout: str, decided_by: str = "", ignored: "Iterable[str]" = ()) -> None:
-        self.found = found
+        self.repeatable = sorted((one for one in found if one[0] == REPEATABLE), key=by_description)
+        """The files that are applied after all versions, whenever they have changed, in their order."""
+        self.found = found[len(self.repeatable) :]
         self.layout = layout
         self.decided_by = decided_by
         """The file that told the layout; empty where a setting did, or nothing."""
@@ -56,29 +59,45 @@ class Folder:
         """The files beside the migrations that are not read, nor by the tool whose layout this is."""
 
 
-def discover(folder: str, layout: str = AUTO) -> Folder:
-    """Return the migrations in `folder`, laid out as said, or as its names and markers tell.
-
-    Raises BadMigrations, which names every file that cannot be used, or the folder if it holds no migration:
-    skipping a file silently would deploy code without its schema.
-    """
+def visible_in(folder: str) -> "dict[str, Entry]":
+    """Return the entries of a folder by name, without hidden ones. Raises BadMigrations."""
     try:
         with posix.scandir(folder) as entries:
-            visible: dict[str, Entry] = {entry.name: entry for entry in entries if not entry.name.startswith(".")}
+            return {entry.name: entry for entry in entries if not entry.name.startswith(".")}
     except OSError as error:
         raise BadMigrations(f"{folder}: {error.strerror}; MIGRATE_DIR must be the folder of migrations") from error
+
+
+def discover(folder: str, layout: str = AUTO, visible: "Mapping[str, Entry] | None" = None) -> Folder:
+    """Return the migrations in `folder`, laid out as said, or as its names and markers tell.
+
+    Its entries may be known already. Raises BadMigrations, which names every file that cannot be used, or the folder if
+    it holds no migration: skipping a file silently would deploy code without its schema.
+    """
+    visible = visible_in(folder) if visible is None else visible
+    repeatable: dict[str, Leaf] = {name: visible[name] for name in visible if name[0] in "Rr" and is_repeatable(name)}
+    if repeatable:
+        visible = {name: visible[name] for name in visible if name not in repeatable}
     files = {name: entry for name, entry in visible.items() if is_sql(name)}
     if (layout == PLAIN and len(files) == len(visible)) or (layout == AUTO and is_plain(visible, files)):
-        return Folder(load_all(files, plain_version), PLAIN) if files else nothing_in(folder)
+        return Folder(load_all(files, plain_version, None, repeatable), PLAIN) if files else nothing_in(folder)
+    return elsewhere(folder, layout, visible, repeatable)
+
+
+def elsewhere(folder: str, layout: str, visible: "Mapping[str, Entry]", repeatable: "dict[str, Leaf]") -> Folder:
+    """Return what `discover` does of a folder that is not plain for sure; Flyway has repeatable files in any depth."""
     from .layouts import files_of, recognise
 
     decided_by = ""
     if layout == AUTO:
-        layout, decided_by = recognise(visible, files, content_of)
+        layout, decided_by = recognise(visible, {name: visible[name] for name in visible if is_sql(name)}, content_of)
     for is_hopeful in (True, False):  # the second time it looks closer, and says what is wrong
         chosen, version_of, ignored = files_of(layout, visible, is_hopeful=is_hopeful)
+        if layout == FLYWAY:
+            repeatable |= {name: chosen[name] for name in chosen if is_repeatable(name)}
+            chosen = {name: chosen[name] for name in chosen if name not in repeatable}
         try:
-            found = load_all(chosen, version_of or plain_version, part_of(layout)) if chosen else []
+            found = load_all(chosen, version_of or plain_version, part_of(layout), repeatable) if chosen else []
         except BadMigrations:
             if not is_hopeful:
                 raise
@@ -96,6 +115,17 @@ def is_sql(name: str) -> bool:
 def has_sql(name: str) -> bool:
     """Tell whether a migration is SQL; some tools have migrations in code, too."""
     return name[-4:].lower() == ".sql"
+
+
+def is_repeatable(name: str) -> bool:
+    """Tell whether a file is a repeatable one by its name, or meant to be."""
+    place = name.rfind("/") + 1
+    return name[place : place + 2] in {"R_", "r_"} and has_sql(name)
+
+
+def by_description(found: Found) -> tuple[str, str]:
+    """Return what repeatable files are sorted by, in Flyway's manner."""
+    return found[1].rpartition("/")[2][:-4].replace("_", " "), found[1]
 
 
 def is_plain(visible: "Mapping[str, Entry]", files: "Mapping[str, Entry]") -> bool:
@@ -134,17 +164,23 @@ def part_of(layout: str) -> "Part | None":
 
 
 def load_all(
-    entries: "Mapping[str, Leaf]", version_of: "Callable[[str], int]", part: "Part | None" = None
+    entries: "Mapping[str, Leaf]",
+    version_of: "Callable[[str], int]",
+    part: "Part | None",
+    repeatable: "Mapping[str, Leaf]",
 ) -> list[Found]:
-    """Return the migrations in the files at `entries`, by ascending version; the keys are their filenames.
+    """Return the migrations in the files at `entries`, by ascending version, the repeatable ones first.
 
-    Raises BadMigrations, which names every file that cannot be used.
+    The keys are their filenames. Raises BadMigrations, which names every file that cannot be used.
     """
     problems: list[Problem | str] = []
     found = []
-    for name in sorted(entries):
+    for name in sorted((*entries, *repeatable) if repeatable else entries):
         try:
-            found.append(load(name, entries[name], version_of(name), part))
+            if name in repeatable:
+                found.append(load(name, repeatable[name], repeatable_version(name), None))
+            else:
+                found.append(load(name, entries[name], version_of(name), part))
         except BadMigrations as problem:
             problems += problem.problems
     if len({one[0] for one in found}) < len(found):
@@ -170,6 +206,14 @@ def plain_version(name: str) -> int:
     return int(digits)
 
 
+def repeatable_version(name: str) -> int:
+    """Return REPEATABLE, or raise BadMigrations for a file that is called by another name than it has to be."""
+    base = name.rpartition("/")[2]
+    if not (base.startswith("R__") and base.endswith(".sql") and base != "R__.sql"):
+        raise bad_file(name, HOW_TO_REPEAT)
+    return REPEATABLE
+
+
 def load(name: str, entry: "Leaf", version: int, part: "Part | None") -> Found:
     """Return the migration in the file at `entry`, or raise BadMigrations."""
     if version > LARGEST_VERSION:
@@ -183,6 +227,8 @@ def load(name: str, entry: "Leaf", version: int, part: "Part | None") -> Found:
     except OSError as error:
         raise bad_file(name, f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
+        from .reading import undecodable_line
+
         raise bad_file(name, "not UTF-8; save the file as UTF-8", undecodable_line(entry.path)) from error
     except Undivided as error:
         raise bad_file(name, str(error), error.line) from error
@@ -204,7 +250,9 @@ def read(path: str, part: "Part | None" = None) -> tuple[Source, str]:
         while len(source) <= LARGE and (more := posix.read(descriptor, CHUNK)):
             source += more
         if len(source) > LARGE:
-            return read_large(descriptor, part)
+            from .reading import read_large
+
+            return read_large(descriptor, part, LARGE)
     finally:
         posix.close(descriptor)
     text = source
@@ -219,42 +267,11 @@ def read(path: str, part: "Part | None" = None) -> tuple[Source, str]:
     return source, sha256(text).hexdigest()
 
 
-def read_large(descriptor: int, part: "Part | None") -> tuple[Source, str]:
-    """Return what `read` does of a file, without holding all of it."""
-    from codecs import getincrementaldecoder
-    from mmap import ACCESS_READ, mmap  # most folders have no such file
-
-    source: Source = mmap(descriptor, 0, access=ACCESS_READ)
-    start, end = part(source) if part else (START, len(source))
-    source[:start].decode()  # which raises
-    if end <= LARGE:
-        source = source[:end]
-    elif end < len(source):
-        source = mmap(descriptor, end, access=ACCESS_READ)
-    digest = sha256()
-    decoder = io.IncrementalNewlineDecoder(getincrementaldecoder("utf-8-sig")(), translate=True)
-    for place in range(start, end, CHUNK):
-        digest.update(decoder.decode(source[place : min(place + CHUNK, end)]).encode())
-    digest.update(decoder.decode(b"", final=True).encode())
-    return source, digest.hexdigest()
-
-
-def undecodable_line(path: str) -> int:
-    """Return the number of the first line that is not UTF-8."""
-    with io.FileIO(path) as file:
-        for number, line in enumerate(file, 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                return number
-    raise AssertionError(f"{path} is UTF-8 after all")
-
-
 def duplicates(found: list[Found]) -> "Iterator[str]":
     """Describe the versions that more than one file has."""
     filenames: dict[int, list[str]] = {}
     for version, filename, _, _ in found:
         filenames.setdefault(version, []).append(filename)
     for version, names in filenames.items():
-        if len(names) > 1:
+        if len(names) > 1 and version != REPEATABLE:
             yield f"version {version} is taken by {' and '.join(names)}; give each file a version of its own"

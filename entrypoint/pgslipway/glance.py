@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from .config import Config
+    from .files import Folder
+    from .layouts.entries import Entry
     from .signals import Stop
 
 LONGEST = 1.0
@@ -77,17 +79,46 @@ def look(config: "Config", role: str | None, stop: "Stop") -> tuple[list[str] | 
         line.dial()
         wire = Wire(line)
         wire.begin()
-        from .files import discover  # while the server forks
-        from .question import digest, digest_sql, look_sql, table_name
+        from .files import visible_in  # while the server forks
+        from .question import digests_sql, look_sql
 
-        wire.log_in(f"{look_sql(role, LONGEST)} {digest_sql(table_name(config.schema, config.table))}")
-        waited = monotonic()
-        found = discover(config.dir, config.layout).found  # while the server looks
-        line.deadline += monotonic() - waited  # a slow disk is slow for the program as well
-        is_current = wire.answer() == digest([(version, checksum) for version, _, checksum, _ in found])
-        return [filename for _, filename, _, _ in found] if is_current else None, 0.0
+        visible = visible_in(config.dir)
+        is_numbered = all(name[0].isdecimal() for name in visible)
+        folder = None if is_numbered else read(config, visible, line)  # it may have repeatable files, to be asked about
+        asked = [filename for _, filename, _, _ in folder.repeatable] if folder else []
+        newest_version = folder.found[-1][0] if folder else 0
+        wire.log_in(f"{look_sql(role, LONGEST)} {digests_sql(config.schema, config.table, asked, newest_version)}")
+        folder = folder or read(config, visible, line)  # while the server looks
+        is_current = wire.answer() == digests(folder, asked)
+        return [filename for _, filename, _, _ in folder.found] if is_current else None, 0.0
     except Exception:  # noqa: BLE001  # the program says what it is, if it is still there
         return None, 0.0 if line.received else monotonic() - began
     finally:
         stop.action = note
         line.close()
+
+
+def read(config: "Config", visible: "Mapping[str, Entry]", line: Line) -> "Folder":
+    """Return the migrations in the folder. Raises BadMigrations."""
+    from .files import discover
+
+    began = monotonic()
+    folder = discover(config.dir, config.layout, visible)
+    line.deadline += monotonic() - began  # a slow disk is slow for the program as well
+    return folder
+
+
+def digests(folder: "Folder", asked: "Sequence[str]") -> str:
+    """Return the answer to the question where there is nothing to do; none where it was about other repeatable files.
+
+    Nor where one of them may declare variables, whose values count as well.
+    """
+    from .files import read as read_file
+    from .question import digest, texts_digest
+
+    texts = [(filename, checksum) for _, filename, checksum, _ in folder.repeatable]
+    declare = any(read_file(path)[0].find(b"variables:") >= 0 for _, _, _, path in folder.repeatable)
+    if declare or [filename for filename, _ in texts] != asked:
+        return ""
+    own = digest([(version, checksum) for version, _, checksum, _ in folder.found])
+    return f"{own}{texts_digest(texts)}" if texts else own

@@ -104,24 +104,30 @@ class History:
         """SQL that takes the role and bounds the wait for the table's lock, for one message."""
         return question.look_sql(self.role)
 
-    def undone_sql(self, migrations: Sequence[Migration]) -> str:
-        """Return the query that returns a row unless the history holds exactly these migrations."""
-        return question.undone_sql(self.name, ((one.version, one.checksum, one.filename) for one in migrations))
+    def undone_sql(self, migrations: Sequence[Migration], repeatable: Sequence[Migration] = ()) -> str:
+        """Return the query that returns a row unless the history has exactly these, and these are current."""
+        undone = question.undone_sql(self.name, ((one.version, one.checksum, one.filename) for one in migrations))
+        return question.or_stale_sql(undone, self.schema, self.table, repeatable)
 
-    def differs_sql(self, migrations: Sequence[Migration], rows: Sequence[Applied]) -> str:
+    def differs_sql(
+        self, migrations: Sequence[Migration], repeatable: Sequence[Migration], rows: Sequence[Applied]
+    ) -> str:
         """Return `undone_sql` for a history with these rows so far; a short one where all of them have checksums."""
         if all(row.checksum for row in rows):
-            return question.differs_sql(self.name, [(one.version, one.checksum) for one in migrations])
-        return self.undone_sql(migrations)
+            differs = question.differs_sql(self.name, [(one.version, one.checksum) for one in migrations])
+            return question.or_stale_sql(differs, self.schema, self.table, repeatable)
+        return self.undone_sql(migrations, repeatable)
 
-    async def is_current(self, connection: Connection, migrations: Sequence[Migration]) -> bool:
-        """Tell in one round trip whether the history holds exactly these migrations.
+    async def is_current(
+        self, connection: Connection, migrations: Sequence[Migration], repeatable: Sequence[Migration] = ()
+    ) -> bool:
+        """Tell in one round trip whether the history holds exactly these, and repeatable files are current.
 
         The answer is the tag of a simple query, so nothing is prepared. Also False where the table cannot be
         asked this way; `rows` looks into that.
         """
         try:
-            answer = await connection.execute(f"{self.look_sql} {self.undone_sql(migrations)}")
+            answer = await connection.execute(f"{self.look_sql} {self.undone_sql(migrations, repeatable)}")
         except UNREADABLE:
             return False
         return answer == question.UP_TO_DATE

@@ -47,6 +47,11 @@ class Migration:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Repeatable(Migration):
+    """A file that is applied again whenever it has changed; its version is the newest one of its image."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
     """A row of the history. Rows that were taken over have no checksum."""
 
@@ -62,11 +67,26 @@ def discover(folder: "str | os.PathLike[str]", layout: str = files.AUTO) -> list
     return migrations_in(files.discover(os.fspath(folder), layout))
 
 
+def discover_all(folder: str, layout: str = files.AUTO) -> tuple[list[Migration], list[Repeatable]]:
+    """Return what `discover` does, and the repeatable files."""
+    found = files.discover(folder, layout)
+    return migrations_in(found), repeatable_in(found)
+
+
 def migrations_in(folder: files.Folder) -> list[Migration]:
     """Return the migrations in a folder that was read."""
     return [
         Migration(version=version, filename=filename, checksum=checksum, path=path, layout=folder.layout)
         for version, filename, checksum, path in folder.found
+    ]
+
+
+def repeatable_in(folder: files.Folder) -> list[Repeatable]:
+    """Return the repeatable files in a folder that was read, in their order."""
+    newest, layout = folder.found[-1][0], folder.layout if folder.layout == files.FLYWAY else files.PLAIN
+    return [
+        Repeatable(version=newest, filename=filename, checksum=checksum, path=path, layout=layout)
+        for _, filename, checksum, path in folder.repeatable
     ]
 
 

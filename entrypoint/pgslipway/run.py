@@ -23,8 +23,8 @@ from .errors import (
 )
 from .files import PLAIN
 from .history import History
-from .migrations import CHANGED, Migration, discover
-from .words import few
+from .migrations import CHANGED, Migration, Repeatable, discover_all
+from .words import both, few, newest
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,12 @@ class Run:
     restarts: int = 0
     changes: int = 0
     """How often the files were other ones than before."""
+    repeatable: Sequence[Repeatable] = ()
+    """The files that are applied after the migrations, whenever they have changed."""
+    superseded: list[str] = field(default_factory=list)
+    """Those that the last look has left alone, since a newer image, or another of the same version, has its own."""
+    is_confirmed: bool = True
+    """Each of them that is applied is so by an image of this newest version, or of a newer one."""
     folder: tuple[int, int, int] | None = None
     """The folder's state when its files were last looked at."""
     busy_since: dict[tuple[str, int], float] = field(default_factory=dict)
@@ -87,10 +93,15 @@ class Run:
     async def look(self, connection: Connection) -> bool:
         """Tell whether there is nothing to do; if there is, the server must be one that a run can write to."""
         self.refuse_changed()
-        if await self.history.is_current(connection, self.migrations):
+        if await self.history.is_current(connection, self.migrations, self.repeatable):
             return True
         await refuse_reader(connection)
         return False
+
+    def counted(self, filenames: Sequence[str]) -> str:
+        """Return how many of these files are migrations with a version, and how many are repeatable."""
+        repeatable = sum(name in {one.filename for one in self.repeatable} for name in filenames)
+        return both(len(filenames) - repeatable, repeatable)
 
     def note_busy(self, file: str, line: int) -> None:
         """Note when a file, or a line of it, was first found busy."""
@@ -101,7 +112,9 @@ class Run:
         if (state := folder_state(self.config)) == self.folder:
             return
         self.folder = state
-        if changed := {one.filename for one in {*discover(self.config.dir, self.config.layout)} ^ {*self.migrations}}:
+        migrations, repeatable = discover_all(self.config.dir, self.config.layout)
+        here = {*self.migrations, *self.repeatable}
+        if changed := {one.filename for one in {*migrations, *repeatable} ^ here}:
             raise FilesChanged(*(Problem(CHANGED, filename) for filename in sorted(changed)))
 
     def start_over(self, error: StartOver | FilesChanged) -> None:
@@ -117,12 +130,18 @@ class Run:
             changed = few([problem.file for problem in error.problems])
             logger.info("starting over with the files as they are now; changed: %s", changed)
             self.folder = folder_state(self.config)
-            self.migrations = discover(self.config.dir, self.config.layout)
+            self.migrations, self.repeatable = discover_all(self.config.dir, self.config.layout)
             return
         self.restarts += not isinstance(error, NewSession)
         if self.restarts > len(self.migrations) + RESTARTS:
             raise Locked(f"the migration lock cannot be kept: {error}") from error
         logger.info("starting over: %s", error)
+
+
+def run_of(config: Config, applied: list[str]) -> Run:
+    """Return the run over the files of the folder. Raises BadMigrations."""
+    migrations, repeatable = discover_all(config.dir, config.layout)
+    return Run(config, migrations, applied, repeatable=repeatable)
 
 
 async def begin(config: Config, applied: list[str] | None = None) -> Run:
@@ -133,15 +152,25 @@ async def begin(config: Config, applied: list[str] | None = None) -> Run:
     """
     applied = [] if applied is None else applied
     try:
-        return Run(config, discover(config.dir, config.layout), applied)
+        return run_of(config, applied)
     except LayoutsMeet as error:
         if PLAIN not in error.layouts or not config.location:
             raise
-        run = Run(config.but(layout=PLAIN), discover(config.dir, PLAIN), applied)
+        run = run_of(config.but(layout=PLAIN), applied)
         async with connect(config, run.history_as_login.rows) as (_, rows):
             if {row.filename for row in rows}.isdisjoint(one.filename for one in run.migrations):
                 raise
         return run
+
+
+def newest_of(run: Run) -> str:
+    """Say which is the newest migration, and which repeatable files were left alone."""
+    return f"{newest([one.filename for one in run.migrations])}{superseded(run.superseded)}"
+
+
+def superseded(filenames: Sequence[str]) -> str:
+    """Return the end of a last line, which names the repeatable files that were left alone; empty without one."""
+    return f"; superseded: {few(filenames)}" if filenames else ""
 
 
 async def refuse_reader(connection: Connection) -> None:

@@ -13,8 +13,8 @@ from .config import Config
 from .connect import connect
 from .dial import Connection
 from .errors import FilesChanged, StartOver
-from .run import Run, begin
-from .words import count, newest
+from .run import Run, begin, newest_of
+from .words import count
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +34,8 @@ async def up(config: Config, applied: list[str]) -> str:
     run = await begin(config, applied)
     await bring_up_to_date(run, partial(connect, run.config))
     done = [f"adopted {count(run.adopted, 'migration')}"] if run.adopted else []
-    done += [f"applied {count(len(applied), 'migration')}"] if applied else []
-    return f"up to date: {', '.join(done) or 'nothing to do'}; {newest([one.filename for one in run.migrations])}"
+    done += [f"applied {run.counted(applied)}"] if applied else []
+    return f"up to date: {', '.join(done) or 'nothing to do'}; {newest_of(run)}"
 
 
 async def bring_up_to_date(run: Run, connect: Connect) -> None:
@@ -62,6 +62,7 @@ async def apply_pending(run: Run, connection: Connection) -> None:
         lock,
         plan,
         preflight,
+        repeatable,
         sending,
         their_lock,
     )
@@ -70,9 +71,10 @@ async def apply_pending(run: Run, connection: Connection) -> None:
         logger.info("connected to %s", run.config.location.name)
     async with sending.own_sql(run.history):
         rows, found = await adopt.look(run, run.history, connection)
-        if not plan.compare(run, found.rows if found else rows).pending and not found:
+        is_pending = bool(plan.compare(run, found.rows if found else rows).pending or found)
+        if not await repeatable.pending(run, run.history, connection) and not is_pending and run.is_confirmed:
             return
-        differs_sql = run.history.differs_sql(run.migrations, rows)
+        differs_sql = run.history.differs_sql(run.migrations, run.repeatable, rows)
         async with lock.lock(connection, run.config, run.history, differs_sql) as held:
             if held is None:
                 run.refuse_changed()
@@ -86,3 +88,4 @@ async def apply_pending(run: Run, connection: Connection) -> None:
                     for job, following in zip_longest(jobs, jobs[1:]):
                         ahead.following = following
                         is_ours = await apply.apply(run, held, job, ahead, at_once=is_ours)
+                await repeatable.confirm(run, held)

@@ -8,8 +8,9 @@ from .config import Config
 from .connect import connect
 from .dial import Connection
 from .errors import AccessRefused, DatabaseUnavailable, FilesChanged, Locked, NotYet
-from .run import Run, begin
-from .words import count, names, newest
+from .question import texts_name
+from .run import Run, begin, newest_of
+from .words import names
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ async def wait(config: Config) -> str:
 
     try:
         async with connect(config, look):
-            return f"up to date: {newest([one.filename for one in run.migrations])}"
+            return f"up to date: {newest_of(run)}"
     except DatabaseUnavailable as error:
         if not run.missing:
             raise
@@ -47,23 +48,29 @@ async def look_for_all(run: Run, connection: Connection) -> None:
     """
     history = run.history_as_login
     try:
-        if await history.is_current(connection, run.migrations):
+        if await history.is_current(connection, run.migrations, run.repeatable):
             return
-        from .engine import adopt, plan, their_lock  # most looks miss nothing
+        from .engine import adopt, plan, repeatable, their_lock  # most looks miss nothing
 
         rows, found = await adopt.look(run, history, connection)
         await their_lock.refuse(found, connection)
-        pending = plan.compare(run, rows).pending
-        missing = f"{count(len(pending), 'migration')} missing: {names(pending)}" if pending else ""
+        pending = [*plan.compare(run, rows).pending, *await repeatable.pending(run, history, connection)]
+        missing = f"{run.counted([one.filename for one in pending])} missing: {names(pending)}" if pending else ""
     except (AccessRefused, asyncpg.InsufficientPrivilegeError) as error:
         cause = error.__cause__ or error
-        missing = f"{history.name} cannot be read yet: {cause}; it takes SELECT on it and USAGE on its schema"
+        missing = f"{tables_of(run)} cannot be read yet: {cause}; it takes SELECT on it and USAGE on its schema"
     except Locked as error:
         missing = str(error)
     except asyncpg.LockNotAvailableError as error:
-        missing = f"{history.name} cannot be read yet: {error}"
+        missing = f"{tables_of(run)} cannot be read yet: {error}"
     if missing and missing != run.missing:
         logger.info("waiting for the schema: %s", missing)
     run.missing = missing
     if missing:
         raise NotYet(missing)
+
+
+def tables_of(run: Run) -> str:
+    """Return the tables that are read, for a message."""
+    name = run.history.name
+    return f"{name}, or {texts_name(run.config.schema, run.config.table)}," if run.repeatable else name

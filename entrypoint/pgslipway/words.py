@@ -20,6 +20,13 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def both(migrations: int, repeatable: int) -> str:
+    """Return "2 migrations", "1 repeatable file", or both."""
+    counted = [count(migrations, "migration")] if migrations or not repeatable else []
+    counted += [count(repeatable, "repeatable file")] if repeatable else []
+    return " and ".join(counted)
+
+
 def few(filenames: "Sequence[str]", most: int = 5) -> str:
     """List the first few of many filenames."""
     listed = ", ".join(filenames[:most])

@@ -170,7 +170,7 @@ REFUSED = {
     "go": ("goose", {"00004_x.go": "package migrations"}),
     "no version": ("goose", {"notes.sql": f"{UP}SELECT 1;\n"}),
     "order": ("dbmate", {"9_x.sql": "-- migrate:up\nSELECT 1;\n-- migrate:down\n"}),
-    "repeatable": ("Flyway", {"R__x.sql": "SELECT 1;"}),
+    "repeatable": ("Flyway", {"r__x.sql": "SELECT 1;"}),
     "baseline": ("Flyway", {"B4__x.sql": "SELECT 1;"}),
     "callback": ("Flyway", {"beforeMigrate.sql": "SELECT 1;"}),
     "placeholder": ("Flyway", {"V4__x.sql": "SELECT 1; -- ${x}"}),

@@ -23,9 +23,6 @@ pytestmark = pytest.mark.skipif(not MOVING.is_dir(), reason="the folders of othe
 
 
 TEMPLATE = "a template of tern's, which pgslipway does not fill in; write what it becomes"
-REPEATABLE = (
-    "a repeatable migration, which pgslipway does not run yet; leave it to the tool that does, or give it a version"
-)
 PLACEHOLDER = "a placeholder of Flyway's, which pgslipway does not fill in yet; write its value"
 UNDO = "no V file has this version, so it is nothing that undoes one; refinery's U files may become V files"
 
@@ -142,11 +139,10 @@ def test_folder_with_a_file_that_no_postgres_takes_stops_there(
                 ("011_create_password_resets.sql", 14, TEMPLATE),
             ],
         ),
-        ("flyway/synthetic", "", [("R__v.sql", None, REPEATABLE)]),
-        ("flyway/synthetic", "R__v.sql", [("V2__ph.sql", 1, PLACEHOLDER)]),
+        ("flyway/synthetic", "", [("V2__ph.sql", 1, PLACEHOLDER), ("R__v.sql", 1, PLACEHOLDER)]),
         ("refinery/synthetic/migrations", "", [("U3__uu.sql", None, UNDO)]),
     ],
-    ids=["tern", "flyway-repeatable", "flyway-placeholder", "refinery"],
+    ids=["tern", "flyway-placeholder", "refinery"],
 )
 async def test_folder_that_asks_for_more_than_we_do_is_refused_before_anything_is_written(
     name: str,

@@ -79,7 +79,7 @@ EXPECTED = """\
 MIGRATE_LAYOUT: expected auto or plain or goose or dbmate or tern or flyway or prisma or diesel or drizzle, not \
 'liquibase'
 MIGRATE_SCHEMA: expected a name of at most 63 bytes, not 'éééééééééééééééééééééééééééééééé'
-MIGRATE_TABLE: expected a name of at most 57 bytes, not 'tttttttttttttttttttttttttttttttttttttttttttttttttttttttttt'
+MIGRATE_TABLE: expected a name of at most 52 bytes, not 'tttttttttttttttttttttttttttttttttttttttttttttttttttttttttt'
 MIGRATE_ROLE: expected a name of at most 63 bytes, not \
 'rrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrr'
 MIGRATE_WAIT_TIMEOUT: expected a duration such as 500ms, 5s or 10m, at most 24 days, or 0, not 'soon'

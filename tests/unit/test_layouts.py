@@ -244,8 +244,8 @@ MEET = {
         "meta/_journal.json (drizzle) and 1_a/migration.sql (prisma)",
     ),
     "drizzle-and-flyway": (
-        {"meta/_journal.json": journal(a=1), "a.sql": "", "R__v.sql": ""},
-        "meta/_journal.json (drizzle) and R__v.sql (flyway)",
+        {"meta/_journal.json": journal(a=1), "a.sql": "", "V1__v.sql": ""},
+        "meta/_journal.json (drizzle) and V1__v.sql (flyway)",
     ),
 }
 
@@ -410,11 +410,10 @@ REFUSED = {
         "version 1 is taken by 001_a.sql and 1_b.sql; give each file a version of its own",
     ),
     "flyway-repeatable": (
-        {"V1__a.sql": SQL, "sub/R__v.sql": SQL},
-        (
-            "sub/R__v.sql: a repeatable migration, which pgslipway does not run yet; leave it to the tool that "
-            "does, or give "
-            "it a version"
+        {"V1__a.sql": SQL, "sub/r__v.sql": SQL, "sub/R__.sql": SQL, "R_v.sql": SQL},
+        "\n".join(
+            f"{name}: not a repeatable file's name; name it R__<description>.sql, such as R__views.sql"
+            for name in ("R_v.sql", "sub/R__.sql", "sub/r__v.sql")
         ),
     ),
     "flyway-baseline": (

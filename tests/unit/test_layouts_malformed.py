@@ -478,7 +478,7 @@ def test_hope_finds_the_same_as_a_closer_look(tree: Any, layout: str) -> None:
             try:
                 chosen, version_of, ignored = files_of(layout, visible, is_hopeful=is_hopeful)
                 found.append(
-                    (files.load_all(chosen, version_of or files.plain_version, files.part_of(layout)), ignored)
+                    (files.load_all(chosen, version_of or files.plain_version, files.part_of(layout), {}), ignored)
                 )
             except BadMigrations:
                 found.append(([], []))

@@ -11,12 +11,13 @@ from ..dial import Connection
 from ..engine.check import check as check_file
 from ..engine.order import disorder
 from ..engine.preflight import preview
+from ..engine.repeatable import PENDING, SUPERSEDED, misfits
 from ..engine.squash import misplaced
 from ..errors import BadMigrations, NotYet
-from ..migrations import migrations_in
+from ..migrations import migrations_in, repeatable_in
 from ..request import Request
-from ..run import begin, refuse_reader
-from ..words import count, few, names
+from ..run import begin, refuse_reader, superseded
+from ..words import both, count, few, names
 from .adopt import adopt
 from .down import down
 from .rehearse import rehearse
@@ -31,14 +32,17 @@ Command: TypeAlias = Callable[[Request], Awaitable[str]]
 
 async def status(request: Request) -> str:
     """Show a row for each migration. Raises NotYet with --exit-code when something is pending."""
-    plan, unfinished, is_theirs = await plan_of(request.config)
-    shown = rows(plan, unfinished, is_theirs=is_theirs)
+    plan, unfinished, is_theirs, repeated = await plan_of(request.config)
+    shown = rows(plan, unfinished, is_theirs=is_theirs, repeated=repeated)
+    again = [row.filename for row in repeated if row.state == PENDING]
+    pending = both(len(plan.pending), len(again))
+    left = [row.filename for row in repeated if row.state == SUPERSEDED]
     show(to_json(shown) if request.options.json else to_table(shown))
     if request.options.exit_code and is_theirs:
-        raise NotYet(f"{count(len(plan.applied), 'migration')} to adopt, {len(plan.pending)} pending")
-    if request.options.exit_code and plan.pending:
-        raise NotYet(f"{count(len(plan.pending), 'migration')} pending: {names(plan.pending)}")
-    return f"{count(len(plan.pending), 'migration')} pending"
+        raise NotYet(f"{count(len(plan.applied), 'migration')} to adopt, {len(plan.pending) + len(again)} pending")
+    if request.options.exit_code and (plan.pending or again):
+        raise NotYet(f"{pending} pending: {few([*(one.filename for one in plan.pending), *again])}")
+    return f"{pending} pending{superseded(left)}"
 
 
 async def plan(request: Request) -> str:
@@ -46,7 +50,7 @@ async def plan(request: Request) -> str:
     run = await begin(request.config)
 
     async def first_query(connection: Connection) -> None:
-        if not await run.history_as_login.is_current(connection, run.migrations):
+        if not await run.history_as_login.is_current(connection, run.migrations, run.repeatable):
             await refuse_reader(connection)
 
     async with connect(request.config, first_query) as (connection, _):
@@ -60,7 +64,7 @@ async def plan(request: Request) -> str:
         so_far = unfinished.get(job.migration.version)
         done = f"; {progress(so_far)}" if so_far else ""
         show(f"apply {job.filename} ({count(job.contents.count, 'statement')}, {how}{done})")
-    return f"{count(len(jobs), 'migration')} to apply"
+    return f"{run.counted([job.filename for job in jobs])} to apply{superseded(run.superseded)}"
 
 
 async def check(request: Request) -> str:
@@ -76,13 +80,17 @@ async def check(request: Request) -> str:
         squashes += [migration] * contents.is_squash
         await asyncio.sleep(0)  # a signal may come while many files are read
     problems += disorder(migrations, chosen) + misplaced(migrations, squashes)
+    repeated = repeatable_in(folder)
+    for one in repeated:
+        contents = check_file(one, one.read())
+        problems += contents.problems + misfits(one, contents)
     if problems:
         raise BadMigrations(*problems)
     laid_out = f", laid out as by {folder.layout}" if folder.layout != files.PLAIN else ""
     told = f" (told by {folder.decided_by})" if folder.decided_by and laid_out else ""
     if folder.ignored:
         logger.info("not read: %s", few(folder.ignored, 20))
-    return f"checked {count(len(chosen), 'migration')}{laid_out}{told}: nothing wrong"
+    return f"checked {both(len(chosen), len(repeated))}{laid_out}{told}: nothing wrong"
 
 
 COMMANDS: dict[str, Command] = {

@@ -13,6 +13,7 @@ from ..engine.check import check
 from ..engine.journal import Journal
 from ..engine.lock import Held
 from ..engine.plan import Plan, make_plan, missing_problem, moved_problem, squash_problem
+from ..engine.repeatable import texts_of
 from ..engine.sending import Job
 from ..engine.squash import is_squash
 from ..engine.transaction import apply
@@ -74,6 +75,7 @@ async def prepare(run: Run, connection: Connection, rows: Sequence[Applied], tar
         here = {one.version: one.filename for one in run.migrations}
         files = [here.get(version, f"version {written(plan.layout, version)}") for version in begun]
         raise HistoryConflict(f"unfinished: {few(files)}; finish it with `up`, or undo it and `resolve --restart`")
+    forgets = await texts_of(run.history).exists(connection)
     jobs, problems = [], []
     for migration, row in reversed(plan.applied):
         if row.version <= target:
@@ -87,7 +89,7 @@ async def prepare(run: Run, connection: Connection, rows: Sequence[Applied], tar
         problems += contents.problems
         if not contents.transactional:
             problems.append(Problem(NO_TRANSACTION, part.filename))
-        jobs.append(Job(part, contents, run.history, run.config, undoes=True))
+        jobs.append(Job(part, contents, run.history, run.config, undoes=True, forgets=forgets))
     if problems:
         raise BadMigrations(*problems)
     return jobs

@@ -14,12 +14,13 @@ from ..engine.adopt import Adoption, look
 from ..engine.journal import Progress, Unfinished
 from ..engine.plan import Plan, make_plan
 from ..engine.preflight import unfinished_as_login
+from ..engine.repeatable import Text, read, state_of
 from ..engine.sending import own_sql
 from ..engine.squash import is_squash
 from ..engine.their_lock import refuse
 from ..files import PLAIN
 from ..migrations import Applied, shown
-from ..run import begin
+from ..run import Run, begin
 from ..words import short, visible
 
 NOT_HERE = "(a file that this image does not have)"
@@ -29,11 +30,12 @@ NOT_HERE = "(a file that this image does not have)"
 class Row:
     """One migration as `status` shows it."""
 
-    version: int
+    version: int | None
+    """None for a repeatable file."""
     filename: str
     state: str
     """applied, pending, edited, missing, ahead or unfinished; adoptable: applied by another tool; squashed: a part of
-    the first file now"""
+    the first file now; superseded: a repeatable file that was left alone, since another image's text counts"""
     applied_at: str | None = None
     """ISO 8601, to the second."""
     progress: str | None = None
@@ -43,13 +45,14 @@ class Row:
     @property
     def text(self) -> str:
         """The version as the layout writes it."""
-        return shown(self.layout, self.version, self.filename)
+        return "-" if self.version is None else shown(self.layout, self.version, self.filename)
 
 
-async def plan_of(config: Config) -> tuple[Plan, Unfinished, bool]:
+async def plan_of(config: Config) -> tuple[Plan, Unfinished, bool, list[Row]]:
     """Read the history and the journal, once Postgres answers; compare the history with the files.
 
-    And tell whether that is another tool's history, which is still to be adopted.
+    And tell whether that is another tool's history, which is still to be adopted; and return the rows of the repeatable
+    files.
     """
     run = await begin(config)
 
@@ -61,11 +64,29 @@ async def plan_of(config: Config) -> tuple[Plan, Unfinished, bool]:
     async with connect(config, first_look) as (connection, (history, found)), own_sql(run.history):
         rows = found.rows if found else history
         plan = make_plan(run.migrations, rows, is_squash=is_squash(run.migrations, rows))
-        return plan, await unfinished_as_login(run, connection), bool(found and found.rows)
+        unfinished = await unfinished_as_login(run, connection)
+        adopted = found.texts if found else []
+        repeated = repeatable_rows(run, await read(run, run.history_as_login, connection), adopted)
+        return plan, unfinished, bool(found and found.rows), repeated
 
 
-def rows(plan: Plan, unfinished: Unfinished, is_theirs: bool = False) -> list[Row]:
-    """Return a row for each migration of the image, the history or the journal, by version."""
+def repeatable_rows(run: Run, texts: Sequence[Text], adopted: Sequence[Text]) -> list[Row]:
+    """Return a row for each repeatable file, with the moment at which its text was applied last."""
+    theirs = {text.filename for text in adopted}
+    moments = {(text.filename, text.checksum): moment(text.applied_at) for text in (*texts, *adopted)}
+    return [
+        Row(
+            None,
+            one.filename,
+            "adoptable" if one.filename in theirs else state_of(one, texts),
+            moments.get((one.filename, one.checksum)),
+        )
+        for one in run.repeatable
+    ]
+
+
+def rows(plan: Plan, unfinished: Unfinished, is_theirs: bool = False, repeated: Sequence[Row] = ()) -> list[Row]:
+    """Return a row for each migration of the image, the history or the journal, by version; `repeated` come last."""
     edited = {row.version for _, row in plan.edited}
     known = [
         (row, state)
@@ -84,7 +105,8 @@ def rows(plan: Plan, unfinished: Unfinished, is_theirs: bool = False) -> list[Ro
         for so_far in [left.pop(migration.version, None)]
     ]
     result += [Row(version, NOT_HERE, "unfinished", progress=so_far) for version, so_far in left.items()]
-    return [replace(row, layout=plan.layout) for row in sorted(result, key=lambda row: row.version)]
+    by_version = sorted(result, key=lambda row: row.version or 0)
+    return [*(replace(row, layout=plan.layout) for row in by_version), *repeated]
 
 
 def progress(progress: Progress) -> str:

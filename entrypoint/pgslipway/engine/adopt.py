@@ -17,7 +17,8 @@ from ..history import History
 from ..layouts.versions import numbers
 from ..migrations import Applied, Migration
 from ..run import Run
-from ..words import count, few
+from ..words import both, count, few
+from .repeatable import Text, texts_of
 from .squash import is_squash
 from .their_rows import Entry, Theirs
 from .their_tables import Table, has_like, parts_of, read, table_of, tables_like, where
@@ -45,6 +46,8 @@ class Adoption:
     warnings: list[str] = field(default_factory=list)
     keys: list[int] = field(default_factory=list)
     """The keys of their lock."""
+    texts: list[Text] = field(default_factory=list)
+    """The texts of repeatable files that are to count as applied."""
     refusals: list[str] = field(default_factory=list)
     """What is in the way; it may be gone when their lock is ours, since a tool that is at work may look like that."""
 
@@ -99,6 +102,8 @@ async def theirs_in(
         theirs = await read(tool, table, connection, run.migrations)
         _, database = await where(connection)
         found = adoption(run.migrations, tool, table, theirs, database)
+        if found and found.rows:
+            found.texts.extend(texts_in(run, theirs))
     if not found or not (found.rows or found.refusals):
         await refuse_unasked(run, connection, tables, tool)
     return found
@@ -149,10 +154,20 @@ def adoption(
             warnings.append(f"{one.filename} was edited after it was applied, which {tool.name} lets pass")
             rows.append(replace(row_of(one, entry), checksum=None))
     keys = tool.keys(table.schema, table.name, database)
-    found = Adoption(f"{tool.name}'s {table.shown}", rows, warnings, keys, refusals)
+    found = Adoption(f"{tool.name}'s {table.shown}", rows, warnings, keys, refusals=refusals)
     if not keys:
         found.refuse()
     return found if rows or keys else None
+
+
+def texts_in(run: Run, theirs: Theirs) -> list[Text]:
+    """Return the texts of repeatable files that are applied as they are; the others are applied again, as by theirs."""
+    found = []
+    for one in run.repeatable:
+        entry = theirs.repeatable.get(one.filename.rpartition("/")[2])
+        if entry and entry.at and entry.fits and entry.fits(one):
+            found.append(Text(one.filename, one.checksum, one.version, entry.at))
+    return found
 
 
 def squash_of(migrations: Sequence[Migration], applied: Collection[int]) -> int:
@@ -202,7 +217,9 @@ async def write(run: Run, history: History, connection: Connection, found: Adopt
         await history.upgrade(connection, max(row.version for row in rows), run.config.ddl_lock_timeout)
         columns = ([getattr(row, name) for row in rows] for name in ("version", "filename", "checksum", "applied_at"))
         await connection.execute(INSERT.format(table=history.name), *columns)
+        if found.texts:
+            await texts_of(history).adopt(connection, found.texts, run.config.ddl_lock_timeout)
     for warning in found.warnings:
         logger.warning(warning)
-    logger.info("adopted %s from %s", count(len(rows), "migration"), found.source)
+    logger.info("adopted %s from %s", both(len(rows), len(found.texts)), found.source)
     run.adopted = len(rows)

@@ -17,6 +17,7 @@ from . import steps, transaction
 from .ahead import Ahead
 from .leftovers import drop_prepared
 from .lock import Held
+from .repeatable import texts_of
 from .sending import Job
 from .watch import FIRST_LOOK, SOON, Watch
 
@@ -32,6 +33,8 @@ async def upgrade(run: Run, held: Held, jobs: Sequence[Job]) -> None:
     if jobs:
         largest = jobs[-1].migration.version
         await patiently(run, partial(run.history.upgrade, held.connection, largest, run.config.ddl_lock_timeout))
+    if any(job.repeats for job in jobs):
+        await patiently(run, partial(texts_of(run.history).create, held.connection, run.config.ddl_lock_timeout))
 
 
 def meanwhile() -> closing[Ahead]:

@@ -7,7 +7,7 @@ from functools import partial
 
 from ..dial import Connection
 from ..errors import AccessRefused, BadConfiguration, BadMigrations, Problem, StartOver
-from ..migrations import Migration
+from ..migrations import Migration, Repeatable
 from ..run import Run
 from .adopt import Adoption, look, refuse_still_at_work, write
 from .apply import patiently
@@ -18,6 +18,8 @@ from .lock import Held, is_direct
 from .order import disorder
 from .plan import compare
 from .recovery import wait_for_orphan
+from .repeatable import misfits, texts_of
+from .repeatable import pending as pending_repeatable
 from .resume import refuse_what_is_stuck
 from .sending import Job, own_sql
 from .squash import misplaced
@@ -55,14 +57,15 @@ async def prepare(run: Run, held: Held, *, adopts: bool) -> list[Job]:
     if found:
         found.refuse()
     pending = compare(run, found.rows if found else rows).pending
+    repeatable = await pending_repeatable(run, run.history, held.connection, found.texts if found else ())
     await refuse_still_at_work(run, run.history, held.connection, rows if pending else [])
     for migration in pending:
         if in_flight := unfinished.get(migration.version, NOT_BEGUN).in_flight:
             await wait_for_orphan(held.connection, in_flight.statement or "", run.config.lock_timeout)
-    jobs = await check_all(run, held.connection, pending, unfinished, journal)
+    jobs = await check_all(run, held.connection, [*pending, *repeatable], unfinished, journal)
     if not held.is_direct:
         refuse_what_needs_a_session(jobs)
-    await refuse_hidden(run, held.connection, jobs)
+    await refuse_hidden(run, held.connection, [job for job in jobs if not job.repeats])
     if found:
         await patiently(run, partial(write, run, run.history, held.connection, found))
     return jobs
@@ -75,8 +78,10 @@ async def preview(run: Run, connection: Connection) -> tuple[list[Job], Unfinish
         await refuse(found, connection)
         unfinished = await unfinished_as_login(run, connection)
         pending = compare(run, found.rows if found else rows).pending
+        texts = found.texts if found else ()
+        repeatable = await pending_repeatable(run, run.history_as_login, connection, texts)
         await refuse_still_at_work(run, run.history_as_login, connection, rows if pending else [])
-        jobs = await check_all(run, connection, pending, unfinished, Journal(run.history_as_login))
+        jobs = await check_all(run, connection, [*pending, *repeatable], unfinished, Journal(run.history_as_login))
         if not await is_direct(connection, run.config):
             refuse_what_needs_a_session(jobs)
         return jobs, unfinished, found
@@ -98,11 +103,15 @@ async def check_all(
     """Check every pending file, one in memory at a time. Raises BadMigrations with all problems, HalfDone."""
     jobs = []
     for migration in pending:
-        jobs.append(Job(migration, check(migration, migration.read()), run.history, run.config))
+        history = texts_of(run.history) if isinstance(migration, Repeatable) else run.history
+        jobs.append(Job(migration, check(migration, migration.read()), history, run.config))
         if jobs[-1].contents.is_large or len(jobs) % FILES_AT_ONCE == 0:
             await asyncio.sleep(0)  # a signal may come while many files are read
-    problems = [problem for job in jobs for problem in job.contents.problems] + disorder(run.migrations, pending)
-    problems += misplaced(run.migrations, [job.migration for job in jobs if job.contents.is_squash])
+    problems = [problem for job in jobs for problem in job.contents.problems]
+    versions = [job for job in jobs if not job.repeats]
+    problems += disorder(run.migrations, [job.migration for job in versions])
+    problems += misplaced(run.migrations, [job.migration for job in versions if job.contents.is_squash])
+    problems += [problem for job in jobs if job.repeats for problem in misfits(job.migration, job.contents)]
     if wanted := set().union(*(job.contents.extensions for job in jobs)):
         async with connection.transaction():
             unavailable = {row["name"] for row in await connection.fetch(UNAVAILABLE, list(wanted))}
@@ -113,7 +122,7 @@ async def check_all(
         ]
     if problems:
         raise BadMigrations(*problems)
-    for job in jobs:
+    for job in versions:
         if progress := unfinished.get(job.migration.version):
             await refuse_what_is_stuck(connection, journal, job, progress)
     return jobs

@@ -13,6 +13,7 @@ from ..history import History, row_sql_values
 from .leftovers import OURS, drop_prepared_sql, is_put_back_sql, keeps_prepared
 from .lock import Held
 from .lock_sql import lock_key
+from .repeatable import texts_of
 from .sending import Job, settings_sql
 from .undo import forget_sql, verify_gone_sql
 
@@ -38,7 +39,10 @@ def plain(held: Held, job: Job, settings: str, condition: str) -> Around:
     """Return what can be sent at any time, with such settings; the row is written on a `condition`."""
     version = job.migration.version
     if job.undoes:
-        record, verify = forget_sql(job.history, version, condition), verify_gone_sql(job.history, version)
+        texts = texts_of(job.history).name if job.forgets else ""
+        record, verify = forget_sql(job.history, version, condition, texts), verify_gone_sql(job.history, version)
+    elif job.repeats:
+        record, verify = texts_of(job.history).around_sql(job.migration, condition)
     else:
         record = job.history.record_sql(row_sql_values(job.migration, job.contents.minimum_version), condition)
         verify = job.history.verify_sql(version)
@@ -47,7 +51,7 @@ def plain(held: Held, job: Job, settings: str, condition: str) -> Around:
 
 def short(held: Held, job: Job) -> Around:
     """Return what can be sent after a file that was applied in the same session and has left nothing."""
-    if not keeps_prepared(held):
+    if not keeps_prepared(held) or job.repeats:
         return plain(held, job, settings_sql(job.config, "LOCAL"), "true")
     row = row_sql_values(job.migration, job.contents.minimum_version)
     record, verify = f"EXECUTE {SETTINGS}; EXECUTE {RECORD} ({row})", f"EXECUTE {VERIFY} ({job.migration.version})"
@@ -56,7 +60,7 @@ def short(held: Held, job: Job) -> Around:
 
 def prepare_sql(held: Held, job: Job) -> str:
     """Return SQL that drops what files have prepared, and prepares ours. The role has to be taken already."""
-    if not keeps_prepared(held):
+    if not keeps_prepared(held) or job.repeats:
         return drop_prepared_sql(held)
     return f"""
         {drop_prepared_sql(held)} {tables_sql(job.history)}

@@ -14,7 +14,7 @@ from ..dial import Connection
 from ..driver_errors import BROKEN, BUSY, describe, root, verdict
 from ..errors import BadConfiguration, Busy, ConnectionLost, MigrationFailed, Problem, StartOver, TableBusy, Unplaced
 from ..history import TRANSACTION_ENDED, UNREADABLE, History, finding_in
-from ..migrations import Migration
+from ..migrations import Migration, Repeatable
 from ..quote import milliseconds
 from .contents import Contents
 from .lock_sql import LIFTED, set_sql
@@ -51,11 +51,18 @@ class Job:
     config: Config
     undoes: bool = False
     """It is the down part of an applied migration, whose row it removes."""
+    forgets: bool = False
+    """It removes the rows of all repeatable files, too."""
 
     @property
     def filename(self) -> str:
         """The migration's filename."""
         return self.migration.filename
+
+    @property
+    def repeats(self) -> bool:
+        """Tell whether it is a repeatable file, whose history is that of the texts."""
+        return isinstance(self.migration, Repeatable)
 
     def failure(self, error: asyncpg.PostgresError, sent: Sent | None, line: int, encoding: str) -> MigrationFailed:
         """Return why the server refused SQL of the file, or its commit where there is neither `sent` nor `line`."""

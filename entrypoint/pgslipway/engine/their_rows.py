@@ -19,10 +19,6 @@ Row: TypeAlias = Any
 """A row of their history, by the names in the tool's query."""
 Fit: TypeAlias = Callable[[Migration], bool]
 """Tells whether a file is the one that was applied."""
-VOID = {"DELETE", "UNDO_SQL", "UNDO_SCRIPT", "UNDO_JDBC"}
-"""The types of Flyway's rows that void the earlier ones of their version."""
-BASELINES = {"BASELINE", "SQL_BASELINE"}
-"""The types of Flyway's rows that stand for all files up to their version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +44,8 @@ class Theirs:
     """What is written in it, applied or failed: a baseline, or a last version, stands for more."""
     refusals: list[str] = field(default_factory=list)
     """What has to be mended with their tool first."""
+    repeatable: dict[str, Entry] = field(default_factory=dict)
+    """The files without a version that are applied, by name without folder."""
     note: str = ""
     """What the history does not tell."""
 
@@ -116,47 +114,6 @@ def digits(text: str) -> int:
     if not is_number(text):
         raise ValueError(text)
     return int(text)
-
-
-def flyway(rows: Sequence[Row], migrations: Sequence[Migration]) -> Theirs:
-    """Read Flyway's: a later row may void an earlier one, and a baseline stands for all that is not above it."""
-    applied: dict[int, Entry] = {}
-    written: dict[int, Entry] = {}
-    for row in rows:
-        if (number := flyway_version(row)) is None:
-            continue
-        entry = Entry(number, row["script"], row["at"], flyway_fit(row["sum"]), row["script"])
-        if not row["success"]:
-            written[number] = entry
-        elif row["type"] in VOID:
-            applied.pop(number, None)
-            written.pop(number, None)
-        elif row["type"] in BASELINES:
-            below = [one for one in migrations if one.version <= number]
-            applied.update((one.version, Entry(one.version, one.filename, row["at"])) for one in below)
-        else:
-            applied[number] = written[number] = entry
-    return Theirs([*applied.values()], [*written.values()], [*filter(None, map(flyway_refusal, rows))])
-
-
-def flyway_version(row: Row) -> int | None:
-    """Return the version of a row; None for a repeatable file's, and for the mark that the schema was made."""
-    version = row["version"]
-    return None if version is None or row["type"] == "SCHEMA" else number_or_none(flyway_number, version)
-
-
-def flyway_refusal(row: Row) -> str:
-    """Return the reason for which a row cannot be adopted; empty without one."""
-    if not row["success"]:
-        return f"{row['script']} failed and is marked so; mend it and run: flyway repair"
-    if row["version"] is not None and row["type"] != "SCHEMA" and flyway_version(row) is None:
-        return f"{row['script']} has a version that no file can have: {row['version']!r}"
-    return ""
-
-
-def flyway_fit(checksum: int | None) -> Fit | None:
-    """Return whether a file has the checksum; None where Flyway keeps none."""
-    return None if checksum is None else lambda migration: sums.flyway(text_of(migration)) == checksum
 
 
 def sqlx(rows: Sequence[Row], _: Sequence[Migration]) -> Theirs:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ..layouts.versions import diesel as diesel_number
-from .their_rows import Reader, digits, drizzle, flyway, last_of_each, last_version, prisma, refinery, sqlx, texts
+from .their_flyway import flyway
+from .their_rows import Reader, digits, drizzle, last_of_each, last_version, prisma, refinery, sqlx, texts
 
 MIX = 1486364155
 """golang-migrate multiplies its checksum by this for the key of its lock."""

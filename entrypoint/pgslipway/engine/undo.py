@@ -123,9 +123,14 @@ def number(name: str) -> int:
         return -1
 
 
-def forget_sql(history: History, version: int, condition: str) -> str:
-    """Return the SQL that removes the row of `version` if `condition` holds; its tag counts the row."""
+def forget_sql(history: History, version: int, condition: str, texts: str = "") -> str:
+    """Return the SQL that removes the row of `version` if `condition` holds; its tag counts the row.
+
+    All rows of the table `texts` of the repeatable files go first: the next `up` applies them again.
+    """
+    forget = f"DELETE FROM {texts};" if texts else ""
     return f"""
+        {forget}
         SELECT pg_catalog.set_config('{UNDOING}', pg_catalog.pg_current_xact_id()::text, true);
         DELETE FROM {history.name} WHERE version = {version} AND ({condition})"""
 

@@ -45,7 +45,7 @@ def signs(visible: "Visible", files: "Visible", content_of: "Callable[[Entry], b
     if numbered and not has_journal:
         layout = layout_of_numbered(content_of(files[numbered]))
         yield ("tern", "tern.conf") if layout == "plain" and "tern.conf" in visible else (layout, numbered)
-    for name in sorted(name for name in files if name[0] in "VUR"):
+    for name in sorted(name for name in files if name[0] in "VU"):
         if is_flyway(name):
             yield "flyway", name
             break

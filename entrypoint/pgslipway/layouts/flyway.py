@@ -15,7 +15,6 @@ EVENTS = ("before", "after", "createSchema")
 """How the names of Flyway's callbacks begin."""
 CODE = (".rs", ".java", ".kt", ".py", ".sh", ".bash", ".ps1", ".bat", ".cmd")
 """The ends of the names of migrations that are no SQL."""
-LATER = "a repeatable migration, which pgslipway does not run yet; leave it to the tool that does, or give it a version"
 BASELINE = "a baseline migration of Flyway's, which pgslipway does not run; make a V file of it"
 CALLBACK = "a callback of Flyway's, which pgslipway does not run; put its SQL into the migrations"
 NOTHING_UNDONE = "no V file has this version, so it is nothing that undoes one; refinery's U files may become V files"
@@ -23,20 +22,24 @@ HOW_TO_NAME = "name it V<version>__<description>.sql, such as V1.2__orders.sql"
 
 
 def flyway(visible: "Visible") -> "Chosen":
-    """Return the V….sql files in any depth. Raises BadMigrations for callbacks, baselines and repeatable ones."""
+    """Return the V….sql files in any depth, and the R….sql files in the folders. Raises BadMigrations.
+
+    That is for callbacks and baselines.
+    """
     chosen: dict[str, Entry] = {}
     code: dict[str, Entry] = {}
-    undo, ignored = [], []
+    undo: dict[str, Entry] = {}
+    repeatable: dict[str, Entry] = {}
+    ignored: list[str] = []
     refused: list[Problem] = []
     for name, entry in walk(visible):
         base = name.rpartition("/")[2]
         if base[0] == "V" and base[1:2].isdecimal() and base.endswith(".sql"):  # nearly all of them
             chosen[name] = entry
-        elif is_flyway(base) and base[0] != "R":
-            if base[0] == "V":
-                chosen[name] = entry
-            else:
-                undo.append(name)
+        elif is_flyway(base):
+            (chosen if base[0] == "V" else undo)[name] = entry
+        elif base[:2] in {"R_", "r_"} and base.lower().endswith(".sql"):
+            repeatable[name] = entry
         elif base.endswith(CODE) and flyway_text(base):
             code[name] = entry
         elif refusal := flyway_refusal(base):
@@ -48,7 +51,7 @@ def flyway(visible: "Visible") -> "Chosen":
         raise BadMigrations(*sorted(refused, key=lambda problem: problem.file))
     chosen |= without_sql(code, chosen)
     ignored += code.keys() - chosen.keys()
-    return chosen, flyway_version, sorted(name for name in ignored if not is_setting(name, chosen))
+    return chosen | repeatable, flyway_version, sorted(name for name in ignored if not is_setting(name, chosen))
 
 
 def without_sql(code: "Mapping[str, Entry]", chosen: "Mapping[str, Entry]") -> "dict[str, Entry]":
@@ -83,8 +86,6 @@ def flyway_refusal(base: str) -> str:
     """Say why a file that Flyway would run is refused; empty for one that it would not run."""
     if not base.lower().endswith(".sql"):
         return ""
-    if base.startswith("R__"):
-        return LATER
     if base.startswith("B") and flyway_text(f"V{base[1:]}"):
         return BASELINE
     event = base.rpartition(".")[0].partition("__")[0]

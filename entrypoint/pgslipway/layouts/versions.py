@@ -91,8 +91,7 @@ def flyway_text(name: str) -> str:
 def is_flyway(name: str) -> bool:
     """Tell whether a name is one of Flyway's, or meant to be."""
     base = name.rpartition("/")[2]
-    is_named = base[:1] in {"V", "U"} and (base[1:2].isdecimal() or "__" in base)
-    return base.lower().endswith(".sql") and (is_named or base.startswith("R__"))
+    return base.lower().endswith(".sql") and base[:1] in {"V", "U"} and (base[1:2].isdecimal() or "__" in base)
 
 
 def shown(layout: str, version: int, filename: str) -> str:
