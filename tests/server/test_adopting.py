@@ -12,7 +12,7 @@ import pytest
 
 from containers import ROOT
 from looks import look
-from moving import FILES, MOMENT, TOOLS, Moving, Tool, named, up, write
+from moving import FILES, MOMENT, TOOLS, Moving, Tool, flyway_sum, named, up, write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -393,6 +393,36 @@ async def test_flyway_rows_without_a_file_of_a_version(tool: Tool, moving: Movin
 
     assert "adopted 2 migrations from flyway's" in finished.err
     assert await moving.orders() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("tool", [FLYWAY], ids=str)
+async def test_flyway_repeatable_file_is_applied_again_unless_its_last_row_has_its_checksum(
+    tool: Tool, moving: Moving
+) -> None:
+    await tool.migrate(moving.database, 2)
+    files = {f"views/R__{name}.sql": f"INSERT INTO ran\nVALUES ('{name}')" for name in ("same", "old", "void", "none")}
+    write(moving.folder, files)
+    rows = [
+        (name, "DELETE" if is_void else "SQL", flyway_sum(files[f"views/R__{name}.sql"]) + off)
+        for name, is_void, off in [
+            ("same", False, 1), ("same", False, 0), ("old", False, 0), ("old", False, 1), ("void", False, 0),
+            ("void", True, 0),
+        ]
+    ]  # fmt: skip
+    values = ", ".join(
+        f"({rank}, NULL, '{name}', '{kind}', 'R__{name}.sql', {number}, 'me', '2026-01-09', 0, true)"
+        for rank, (name, kind, number) in enumerate(rows, 10)
+    )
+    await moving.database.execute(f"CREATE TABLE ran (name text); INSERT INTO flyway_schema_history VALUES {values}")
+    states = {row["filename"]: row["state"] for row in json.loads(moving.run("status", "--json").out)}
+    assert [states[name] for name in sorted(files)] == ["pending", "pending", "adoptable", "pending"]
+
+    finished = moving.run("up")
+
+    assert "adopted 2 migrations and 1 repeatable file from flyway's" in finished.err, finished
+    ran = [row["name"] for row in await moving.database.fetch("SELECT name FROM ran")]
+    assert ran == ["none", "old", "void"]
+    assert "nothing to do" in moving.run("up").err
 
 
 @pytest.mark.parametrize("tool", [FLYWAY], ids=str)

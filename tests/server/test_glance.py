@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 import pytest
@@ -25,6 +25,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from pgslipway import glance, program
+from pgslipway.quote import quote_literal
 from pgslipway.signals import Stop
 from sampling import examples
 
@@ -69,6 +70,8 @@ class Case:
     command: list[str]
     is_usual: bool
     """Nothing is odd about it: the glance has to see that there is nothing to do."""
+    texts: str = ""
+    """What makes the table of the repeatable files."""
 
 
 CONTENTS = [b"", b"SELECT 1;\n", "SELECT 'é';".encode(), b"\xef\xbb\xbfSELECT 1;", b"SELECT\r\n1\r;", MINIMUM]
@@ -125,6 +128,34 @@ def rows_of(files: Mapping[str, bytes]) -> list[Row]:
     """The history of a folder that was applied."""
     found = sorted((int(name.partition("_")[0]), name) for name in files)
     return [Row(str(version), name, sha256(normal(files[name])).hexdigest()) for version, name in found]
+
+
+TEXTS = '"other ""schema".history_repeatable'
+MAKE_TEXTS = f"""CREATE TABLE {TEXTS} (filename text, checksum text, newest bigint NOT NULL,
+    applied_at timestamptz NOT NULL, PRIMARY KEY (filename, checksum)); GRANT SELECT ON {TEXTS} TO migrator;"""
+REPEATABLE_NAMES = ["R__a.sql", "R__a b.sql", "R__ä_ß.sql", "R__b'.sql", "R__B\\.sql", "R__𝄞.sql", "R__z.sql"]
+Text: TypeAlias = tuple[str, str, str, int]
+"""Filename, checksum, newest version and hour."""
+ODD_TEXTS: dict[str, Callable[[list[Text]], str]] = {
+    "no table": lambda _: "",
+    "one missing": lambda texts: MAKE_TEXTS + insert(texts[1:]),
+    "another one later": lambda texts: MAKE_TEXTS + insert([*texts, (texts[0][0], "0", texts[0][2], 2)]),
+    "another one newer": lambda texts: MAKE_TEXTS + insert([*texts, (texts[0][0], "0", f"{texts[0][2]} + 1", 0)]),
+    "of an older version": lambda texts: MAKE_TEXTS + insert([(*texts[0][:2], f"{texts[0][2]} - 1", 1), *texts[1:]]),
+    "all in one": lambda texts: MAKE_TEXTS + insert(
+        [(texts[0][0], "\n".join(f"{name} {checksum}" for name, checksum, *_ in texts), texts[0][2], 1)]
+    ),
+    "other columns": lambda _: f"CREATE TABLE {TEXTS} (a int)",
+}  # fmt: skip
+
+
+def insert(texts: list[Text]) -> str:
+    """Rows of the table of the repeatable files."""
+    return "".join(
+        f"INSERT INTO {TEXTS} VALUES ({quote_literal(name)}, {quote_literal(checksum)}, {newest}, "
+        f"'2026-01-01 0{hour}:00');"
+        for name, checksum, newest, hour in texts
+    )
 
 
 ODD_ROWS: dict[str, Callable[[list[Row]], list[Row]]] = {
@@ -196,6 +227,7 @@ def cases(draw: st.DrawFn) -> Case:
     layout = draw(st.sampled_from(["plain"] * len(LAYOUTS) + LAYOUTS))
     if layout != "plain":
         files, rows = laid_out(layout, files)
+    rows_of_all = [row.version for row in rows]
     if draw(rare):
         rows = HARMLESS_ROWS[draw(st.sampled_from(list(HARMLESS_ROWS)))](rows)
     if odd in {"rows", "all"}:
@@ -210,7 +242,26 @@ def cases(draw: st.DrawFn) -> Case:
     if draw(rare):
         environ = environ | {"MIGRATE_LAYOUT": layout}
     command = draw(st.sampled_from([[], [], ["up"], ["wait"]]))
-    return Case(files, rows, shapes[draw(st.sampled_from(list(shapes)))], environ, command, is_usual=not odd)
+    texts = ""
+    if draw(rare):
+        texts, is_odd = draw(repeatable(files, max(rows_of_all, key=int), layout))
+        odd = odd or is_odd
+    return Case(files, rows, shapes[draw(st.sampled_from(list(shapes)))], environ, command, not odd, texts)
+
+
+@st.composite
+def repeatable(draw: st.DrawFn, files: dict[str, bytes], newest: str, layout: str) -> tuple[str, str]:
+    """Add repeatable files; return what makes their table, and whether something about it is odd."""
+    names = draw(st.lists(st.sampled_from(REPEATABLE_NAMES), min_size=1, max_size=3, unique=True))
+    folder = draw(st.sampled_from(["", "views/"])) if layout == "flyway" else ""
+    contents = {f"{folder}{name}": draw(st.sampled_from([*CONTENTS[:-1], b"-- variables: x"])) for name in names}
+    files |= contents
+    texts = [(name, sha256(normal(text)).hexdigest(), newest, 1) for name, text in contents.items()]
+    texts += [(name, "1", newest, 0) for name in names]
+    if draw(st.booleans()):
+        what = draw(st.sampled_from(list(ODD_TEXTS)))
+        return ODD_TEXTS[what](texts), what
+    return MAKE_TEXTS + insert(texts), "variables" if b"-- variables: x" in contents.values() else ""
 
 
 # --- how they are run -------------------------------------------------------------------------------------------
@@ -267,7 +318,7 @@ async def make(case: Case, connection: asyncpg.Connection[asyncpg.Record]) -> No
             f"INSERT INTO {TABLE} (version, filename{columns}) VALUES ({version}, '{row.filename}'{values})"
         )
     await connection.execute(
-        f'GRANT USAGE ON SCHEMA "other ""schema" TO migrator, reader; GRANT SELECT ON {TABLE} TO migrator'
+        f'GRANT USAGE ON SCHEMA "other ""schema" TO migrator, reader; GRANT SELECT ON {TABLE} TO migrator; {case.texts}'
     )
 
 
@@ -360,5 +411,28 @@ async def test_nothing_to_do_is_seen_in_every_layout(layout: str, shop: Database
     await ground.compare(Case(files, rows, shape, {}, [], is_usual=True))
     await ground.compare(Case(files, rows, shape, {"MIGRATE_LAYOUT": layout}, ["wait"], is_usual=True))
     await ground.compare(Case(files, rows[1:], shape, {}, [], is_usual=False))
+    more, texts = with_repeatable(files, rows)
+    await ground.compare(Case(more, rows, shape, {}, [], is_usual=True, texts=MAKE_TEXTS + insert(texts)))
 
-    assert ground.counted == {"nothing to do": 2, "left to the program": 1}
+    assert ground.counted == {"nothing to do": 3, "left to the program": 1}
+
+
+@pytest.mark.parametrize("texts", ODD_TEXTS)
+async def test_odd_texts_of_repeatable_files_are_left_to_the_program(
+    texts: str, shop: Database, tmp_path: Path
+) -> None:
+    ground = Ground(shop, tmp_path / "migrations", Counter())
+    files = {"1_a.sql": b"", "02_b.sql": b"SELECT 1;"}
+    more, found = with_repeatable(files, rows_of(files))
+    shape = HARMLESS_SHAPES["bigint"]
+
+    await ground.compare(Case(more, rows_of(files), shape, {}, [], is_usual=False, texts=ODD_TEXTS[texts](found)))
+
+    assert ground.counted == {"left to the program": 1}
+
+
+def with_repeatable(files: dict[str, bytes], rows: list[Row]) -> tuple[dict[str, bytes], list[Text]]:
+    """The files and three repeatable ones, and the rows of these."""
+    more = {name: f"SELECT '{name}';".encode() for name in REPEATABLE_NAMES[:3]}
+    newest = max((row.version for row in rows), key=int)
+    return files | more, [(name, sha256(text).hexdigest(), newest, 1) for name, text in more.items()]
