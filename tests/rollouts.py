@@ -50,7 +50,7 @@ ROLLOUTS = [
     Rollout(releases, before, starts)
     for releases in RELEASES
     for before in range(len(releases))
-    for length in range(1, 6)
+    for length in range(1, 5)
     for starts in product(range(len(releases)), repeat=length)
 ]
 

@@ -117,8 +117,12 @@ def digests(folder: "Folder", asked: "Sequence[str]") -> str:
     from .question import digest, texts_digest
 
     texts = [(filename, checksum) for _, filename, checksum, _ in folder.repeatable]
-    declare = any(read_file(path)[0].find(b"variables:") >= 0 for _, _, _, path in folder.repeatable)
-    if declare or [filename for filename, _ in texts] != asked:
+    sources = [read_file(path)[0] for _, _, _, path in folder.repeatable]
+    marks = (b"variables:", b"${") if folder.layout == "flyway" else (b"variables:",)
+    if (
+        any(source.find(mark) >= 0 for source in sources for mark in marks)
+        or [filename for filename, _ in texts] != asked
+    ):
         return ""
     own = digest([(version, checksum) for version, _, checksum, _ in folder.found])
     return f"{own}{texts_digest(texts)}" if texts else own

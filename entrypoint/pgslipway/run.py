@@ -93,10 +93,16 @@ class Run:
     async def look(self, connection: Connection) -> bool:
         """Tell whether there is nothing to do; if there is, the server must be one that a run can write to."""
         self.refuse_changed()
-        if await self.history.is_current(connection, self.migrations, self.repeatable):
+        if await self.is_current(self.history, connection):
             return True
         await refuse_reader(connection)
         return False
+
+    async def is_current(self, history: History, connection: Connection) -> bool:
+        """Tell in one round trip whether there is nothing to do; then no repeatable file is left alone, either."""
+        if is_current := await history.is_current(connection, self.migrations, self.repeatable):
+            self.superseded = []
+        return is_current
 
     def counted(self, filenames: Sequence[str]) -> str:
         """Return how many of these files are migrations with a version, and how many are repeatable."""

@@ -48,7 +48,7 @@ async def look_for_all(run: Run, connection: Connection) -> None:
     """
     history = run.history_as_login
     try:
-        if await history.is_current(connection, run.migrations, run.repeatable):
+        if await run.is_current(history, connection):
             return
         from .engine import adopt, plan, repeatable, their_lock  # most looks miss nothing
 

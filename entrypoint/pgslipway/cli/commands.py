@@ -50,7 +50,7 @@ async def plan(request: Request) -> str:
     run = await begin(request.config)
 
     async def first_query(connection: Connection) -> None:
-        if not await run.history_as_login.is_current(connection, run.migrations, run.repeatable):
+        if not await run.is_current(run.history_as_login, connection):
             await refuse_reader(connection)
 
     async with connect(request.config, first_query) as (connection, _):

@@ -26,7 +26,7 @@ from ..migrations import Migration, Repeatable
 from ..question import texts_name
 from ..quote import milliseconds, quote_literal
 from ..run import Run
-from .check import Contents
+from .contents import Contents
 from .lock import Held
 
 logger = logging.getLogger(__name__)
