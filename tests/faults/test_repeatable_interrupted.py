@@ -7,8 +7,10 @@ import signal
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+import asyncpg
 import pytest
 
+from pgslipway import run_migrations
 from proxy import Fault, FaultProxy
 from sampling import sample_of_this_run
 
@@ -49,17 +51,18 @@ class Ground:
         self.server, self.slipway = embedded.cluster().start().server, slipway
         self.first, self.second = first, second
 
-    def up(self, database: Database, migrations: Path | None = None) -> Process:
-        return self.slipway.start(env=database.environ, migrations=migrations or self.second)
+    def up(self, database: Database) -> Process:
+        return self.slipway.start(env=database.environ, migrations=self.second)
 
-    async def apply(self, database: Database) -> None:
-        finished = await asyncio.to_thread(self.up(database, self.first).finish)
-        assert finished.code == 0, finished
+    async def apply(self, database: Database, migrations: Path) -> None:
+        """In this process, which is faster."""
+        async with asyncpg.create_pool(database.url, min_size=1, max_size=1) as pool:
+            await run_migrations(pool, migrations)
 
     async def messages(self) -> range:
         """The messages of a run without a fault, from that on which begins the first file."""
         async with self.server.fresh_database() as database:
-            await self.apply(database)
+            await self.apply(database, self.first)
             async with FaultProxy(database) as proxy:
                 finished = await asyncio.to_thread(self.up(database.at(proxy.port)).finish)
                 assert finished.code == 0, finished
@@ -79,7 +82,7 @@ class Ground:
     async def examine(self, number: int, means: str) -> list[str]:
         """What is wrong after a fault at that message, and after a second run."""
         async with self.server.fresh_database() as database, FaultProxy(database) as proxy:
-            await self.apply(database)
+            await self.apply(database, self.first)
             process = self.up(database.at(proxy.port))
 
             def strike() -> None:
@@ -92,15 +95,15 @@ class Ground:
             proxy.faults = [Fault(number, AFTER[means], strike)]
             first = await asyncio.to_thread(process.finish)
             there = await self.releases(database)
-            second = await asyncio.to_thread(self.up(database).finish)
+            await self.apply(database, self.second)
             wrong = []
             if first.code not in (ENDS[means] if proxy.struck_at else {0}):
                 wrong.append(f"exit code {first.code}")
             if there not in ([1, 1, 1, 1], [2, 1, 1, 1], [2, 2, 1, 1], [2, 2, 2, 1]):
                 wrong.append(f"there {there}")
             newest = {row["newest"] for row in await database.fetch(CURRENT)}
-            if second.code != 0 or await self.releases(database) != [2, 2, 2, 1] or newest != {2}:
-                wrong.append(f"then {second.code}, {await self.releases(database)}, newest {newest}")
+            if await self.releases(database) != [2, 2, 2, 1] or newest != {2}:
+                wrong.append(f"then {await self.releases(database)}, newest {newest}")
             return [f"{means} at {number}: {one}" for one in wrong]
 
 

@@ -188,9 +188,7 @@ def test_folder_without_a_version_has_no_migration(folder: Folder, slipway: Slip
 
 LAYOUTS = {
     "plain": {"1_a.sql": "SELECT 1;", "R__v.sql": VIEW},
-    "goose": {"1_a.sql": "-- +goose Up\nSELECT 1;\n-- +goose Down\n", "R__v.sql": VIEW},
     "flyway": {"V1__a.sql": "SELECT 1;", "views/R__v.sql": VIEW},
-    "diesel": {"1_a/up.sql": "SELECT 1;", "R__v.sql": VIEW},
 }
 
 
