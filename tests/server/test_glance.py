@@ -431,8 +431,20 @@ async def test_odd_texts_of_repeatable_files_are_left_to_the_program(
     assert ground.counted == {"left to the program": 1}
 
 
-def with_repeatable(files: dict[str, bytes], rows: list[Row]) -> tuple[dict[str, bytes], list[Text]]:
+async def test_repeatable_file_with_variables_is_left_to_the_program(shop: Database, tmp_path: Path) -> None:
+    """Their values are to count as well."""
+    ground = Ground(shop, tmp_path / "migrations", Counter())
+    files = {"1_a.sql": b""}
+    more, texts = with_repeatable(files, rows_of(files), "-- variables: a\n")
+    shape = HARMLESS_SHAPES["bigint"]
+
+    await ground.compare(Case(more, rows_of(files), shape, {}, [], is_usual=False, texts=MAKE_TEXTS + insert(texts)))
+
+    assert ground.counted == {"left to the program": 1}
+
+
+def with_repeatable(files: dict[str, bytes], rows: list[Row], comment: str = "") -> tuple[dict[str, bytes], list[Text]]:
     """The files and three repeatable ones, and the rows of these."""
-    more = {name: f"SELECT '{name}';".encode() for name in REPEATABLE_NAMES[:3]}
+    more = {name: f"{comment}SELECT '{name}';".encode() for name in REPEATABLE_NAMES[:3]}
     newest = max((row.version for row in rows), key=int)
     return files | more, [(name, sha256(text).hexdigest(), newest, 1) for name, text in more.items()]

@@ -10,6 +10,9 @@ import asyncpg
 import pytest
 
 from pgslipway import run_migrations
+from pgslipway.config import from_keywords
+from pgslipway.errors import FilesChanged
+from pgslipway.run import run_of
 from proxy import RoundTrips
 from rollouts import ROLLOUTS, Model
 
@@ -236,6 +239,18 @@ async def test_wait_says_which_grant_it_needs(ground: Ground, folder: Folder) ->
         assert message(finished) == "up to date: the newest of 1 migration is 001_a.sql", finished
     finally:
         await ground.database.execute(f"DROP OWNED BY {reader}; DROP ROLE {reader}")
+
+
+def test_file_that_changes_while_a_run_waits_is_noticed(folder: Folder, tmp_path: Path) -> None:
+    path = folder(REPEATABLE)
+    run = run_of(from_keywords(path), [])
+    run.refuse_changed()
+
+    (tmp_path / "new").write_text(VIEW.format(2))
+    (tmp_path / "new").rename(path / "R__v.sql")
+
+    with pytest.raises(FilesChanged, match=r"R__v\.sql: changed since this run began"):
+        run.refuse_changed()
 
 
 async def test_down_forgets_all_of_them(ground: Ground, folder: Folder) -> None:
