@@ -77,6 +77,29 @@ class Location:
         return [(host, name or host, port) for host, name, port in zip(hosts, names, ports, strict=True)]
 
 
+VARIABLE = "MIGRATE_VAR_"
+"""The beginning of the settings that are values for the variables of files."""
+
+
+class Variables:
+    """The values for the variables of files, each read when a file first needs it. None is ever shown."""
+
+    __slots__ = ("environ", "known")
+
+    def __init__(self, environ: "Mapping[str, str]") -> None:
+        """Take the settings that begin with VARIABLE."""
+        self.environ = {name: value for name, value in environ.items() if name.startswith(VARIABLE)}
+        self.known: dict[str, str] = {}
+        """The values so far."""
+
+    def value(self, name: str) -> str | None:
+        """Return the value of the variable `name`, or None. Raises ValueError for one that cannot be read."""
+        name = name.lower()
+        if name not in self.known and (value := given(f"{VARIABLE}{name.upper()}", self.environ)):
+            self.known[name] = value
+        return self.known.get(name)
+
+
 LAYOUTS = ("auto", "plain", "goose", "dbmate", "tern", "flyway", "prisma", "diesel", "drizzle")
 
 
@@ -147,6 +170,7 @@ class Config:
     termination_log: str | None
     location: Location | None = None
     """Where Postgres is; None without a database, and where the caller gives the one connection that there is."""
+    variables: Variables = Variables({})
     in_kubernetes = False
     github_workspace: str | None = None
     """Where GitHub Actions has the checkout, which a container need not be told; None elsewhere."""
@@ -195,6 +219,7 @@ def from_environ(
     return Config(
         **values,
         location=location,
+        variables=Variables(environ),
         in_kubernetes="KUBERNETES_SERVICE_HOST" in environ,
         github_workspace=path_in(environ, "GITHUB_WORKSPACE", "/") if environ.get("GITHUB_ACTIONS") == "true" else None,
         github_step_summary=path_in(environ, "GITHUB_STEP_SUMMARY"),
@@ -229,7 +254,8 @@ def converted(variable: str, value: str, *, is_shown: bool) -> "Any":
 def misspelt(environ: "Mapping[str, str]") -> "Iterator[str]":
     """Yield a warning for each variable that looks like one of ours but is not."""
     known = {*SETTINGS, *(f"{variable}_FILE" for variable in SETTINGS)}
-    unknown = [variable for variable in environ if variable.startswith("MIGRATE_") and variable not in known]
+    ours = (variable for variable in environ if variable.startswith("MIGRATE_") and not variable.startswith(VARIABLE))
+    unknown = [variable for variable in ours if variable not in known]
     if unknown:
         from difflib import get_close_matches
 

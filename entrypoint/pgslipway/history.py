@@ -4,7 +4,7 @@ It is always named with its schema, since a migration may change the search path
 pg_catalog for the same reason.
 """
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import product
@@ -196,7 +196,7 @@ class History:
                 "does not exist yet (MIGRATE_SCHEMA, MIGRATE_ROLE)"
             ) from error
 
-    def failure(self, error: asyncpg.PostgresError, doing: str) -> SlipwayError:
+    def failure(self, error: asyncpg.PostgresError, doing: str, mask: Callable[[str], str] = str) -> SlipwayError:
         """Return the failure for a refusal of the server that is about the table; `doing` names its consequence."""
         if finding := finding_in(error):
             trigger = f"a trigger on {self.name} lets no row in; remove it"
@@ -207,7 +207,7 @@ class History:
             kind = DatabaseUnavailable
         elif state in {"42501", "22023"}:
             kind = AccessRefused
-        return kind(f"{doing}: {error} (SQLSTATE {state}); this is about the history table {self.name}")
+        return kind(f"{doing}: {mask(str(error))} (SQLSTATE {state}); this is about the history table {self.name}")
 
     def record_sql(self, values: str, condition: str) -> str:
         """Return the SQL that writes a row of such values if `condition` holds; its tag counts the row."""

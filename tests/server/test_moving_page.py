@@ -173,7 +173,7 @@ REFUSED = {
     "repeatable": ("Flyway", {"r__x.sql": "SELECT 1;"}),
     "baseline": ("Flyway", {"B4__x.sql": "SELECT 1;"}),
     "callback": ("Flyway", {"beforeMigrate.sql": "SELECT 1;"}),
-    "placeholder": ("Flyway", {"V4__x.sql": "SELECT 1; -- ${x}"}),
+    "placeholder": ("Flyway", {"V4__x.sql": "SELECT '${flyway:user}';"}),
     "conf": ("Flyway", {"V4__x.sql": "SELECT 1;", "V4__x.sql.conf": "shouldExecute=false\n"}),
     "copy": ("Flyway", {"V4__x.sql": "COPY orders FROM stdin;\n\\.\nVACUUM;\n"}),
     "version": ("Flyway", {"V1000000.1.2__x.sql": "SELECT 1;"}),

@@ -11,6 +11,7 @@ from containers import ROOT
 from counting import Calls, steps
 from pgslipway import files
 from pgslipway.engine.check import check
+from pgslipway.engine.variables import checked
 from pgslipway.errors import BadMigrations
 from pgslipway.layouts import entries
 from pgslipway.migrations import migrations_in
@@ -53,7 +54,7 @@ def migrations(path: Path, layout: str = "auto") -> list[Migration]:
 
 def problems(path: Path, layout: str = "auto") -> list[str]:
     """All that is said of a folder's files, each as if it were pending."""
-    return [str(problem) for one in migrations(path, layout) for problem in check(one, one.read()).problems]
+    return [str(problem) for one in migrations(path, layout) for problem in checked(one, None)[1].problems]
 
 
 # --- which layout it is -----------------------------------------------------------------------------------------
@@ -581,7 +582,10 @@ def test_name_that_the_layout_cannot_have_is_refused(folder: Folder, contents: d
 # --- what is refused of a pending file --------------------------------------------------------------------------
 
 CODE = "a migration in code, which pgslipway does not run; apply it with {}, or make it SQL"
-PLACEHOLDER = "a placeholder of Flyway's, which pgslipway does not fill in yet; write its value"
+PLACEHOLDER = (
+    "Flyway's own placeholders, and others than a name of letters, digits and _ that begins with no digit and does not "
+    "end in _file, have no value here; write it"
+)
 PENDING = {
     "goose-in-go": (
         {"1_a.sql": GOOSE, "2_b.go": "package m\n\n// it's one\nfunc init() {}"},
@@ -626,8 +630,8 @@ PENDING = {
         ),
     ),
     "flyway-placeholder": (
-        {"V1__a.sql": "SELECT 1;\n-- ${flyway:timestamp}\n"},
-        f"V1__a.sql:2: {PLACEHOLDER}\n  2 | -- ${{flyway:timestamp}}\n    |    ^",
+        {"V1__a.sql": "SELECT 1;\nSELECT '${flyway:timestamp}'\n"},
+        f"V1__a.sql:2: {PLACEHOLDER}\n  2 | SELECT '${{flyway:timestamp}}'\n    |         ^",
     ),
     "flyway-in-java": (
         {"V1__a.sql": SQL, "V2__b.java": "'"},

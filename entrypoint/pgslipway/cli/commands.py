@@ -8,11 +8,11 @@ from typing import TypeAlias
 from .. import files
 from ..connect import connect
 from ..dial import Connection
-from ..engine.check import check as check_file
 from ..engine.order import disorder
 from ..engine.preflight import preview
 from ..engine.repeatable import PENDING, SUPERSEDED, misfits
 from ..engine.squash import misplaced
+from ..engine.variables import checked
 from ..errors import BadMigrations, NotYet
 from ..migrations import migrations_in, repeatable_in
 from ..request import Request
@@ -75,14 +75,14 @@ async def check(request: Request) -> str:
     chosen = [migration for migration in migrations if migration.version >= since.start]
     problems, squashes = [], []
     for migration in chosen:
-        contents = check_file(migration, migration.read())
+        _, contents = checked(migration, None)
         problems += contents.problems
         squashes += [migration] * contents.is_squash
         await asyncio.sleep(0)  # a signal may come while many files are read
     problems += disorder(migrations, chosen) + misplaced(migrations, squashes)
     repeated = repeatable_in(folder)
     for one in repeated:
-        contents = check_file(one, one.read())
+        _, contents = checked(one, None)
         problems += contents.problems + misfits(one, contents)
     if problems:
         raise BadMigrations(*problems)

@@ -9,7 +9,6 @@ from functools import partial
 from ..dial import Connection
 from ..engine.ahead import Ahead
 from ..engine.apply import patiently
-from ..engine.check import check
 from ..engine.journal import Journal
 from ..engine.lock import Held
 from ..engine.plan import Plan, make_plan, missing_problem, moved_problem, squash_problem
@@ -18,6 +17,7 @@ from ..engine.sending import Job
 from ..engine.squash import is_squash
 from ..engine.transaction import apply
 from ..engine.undo import undo_of
+from ..engine.variables import checked
 from ..engine.watch import SOON, Watch
 from ..errors import BadConfiguration, BadMigrations, HistoryConflict, Problem
 from ..layouts.versions import written
@@ -76,7 +76,9 @@ async def prepare(run: Run, connection: Connection, rows: Sequence[Applied], tar
         files = [here.get(version, f"version {written(plan.layout, version)}") for version in begun]
         raise HistoryConflict(f"unfinished: {few(files)}; finish it with `up`, or undo it and `resolve --restart`")
     forgets = await texts_of(run.history).exists(connection)
-    jobs, problems = [], []
+    jobs: list[Job] = []
+    problems: list[Problem] = []
+    missing: list[Problem] = []
     for migration, row in reversed(plan.applied):
         if row.version <= target:
             continue
@@ -85,11 +87,13 @@ async def prepare(run: Run, connection: Connection, rows: Sequence[Applied], tar
         except BadMigrations as error:
             problems += error.problems
             continue
-        contents = check(part, part.read())
+        filled, contents = checked(part, run.config.variables, missing)
         problems += contents.problems
         if not contents.transactional:
             problems.append(Problem(NO_TRANSACTION, part.filename))
-        jobs.append(Job(part, contents, run.history, run.config, undoes=True, forgets=forgets))
+        jobs.append(Job(filled, contents, run.history, run.config, undoes=True, forgets=forgets))
+    if missing:
+        raise BadConfiguration(*missing)
     if problems:
         raise BadMigrations(*problems)
     return jobs
@@ -127,7 +131,7 @@ def refuse_what_differs(plan: Plan, target: int) -> None:
 async def undo(run: Run, held: Held, job: Job) -> None:
     """Undo one migration and remove its row, in one transaction; again while its tables are busy."""
     started = time.monotonic()
-    with closing(Watch(held, SOON, SOON)) as watch, closing(Ahead()) as ahead:
+    with closing(Watch(held, SOON, SOON, mask=job.mask)) as watch, closing(Ahead()) as ahead:
         await patiently(run, partial(apply, held, job, watch, ahead, at_once=False), job.filename)
     seconds = time.monotonic() - started
     fields = {"file": job.filename, "seconds": seconds}

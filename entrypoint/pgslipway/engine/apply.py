@@ -49,7 +49,8 @@ async def apply(run: Run, held: Held, job: Job, ahead: Ahead, *, at_once: bool) 
     """
     started = time.monotonic()
     soon = min(SOON, run.config.ddl_lock_timeout / 4 or SOON)
-    with closing(Watch(held, soon, soon if is_told_apart(run, job) else FIRST_LOOK)) as watch:
+    first_look = soon if is_told_apart(run, job) else FIRST_LOOK
+    with closing(Watch(held, soon, first_look, mask=job.mask)) as watch:
 
         def once() -> Awaitable[bool]:
             if not job.contents.transactional:

@@ -10,12 +10,14 @@ import asyncpg
 from ..errors import Problem
 from ..files import Source
 from .copying import line_in
+from .filled import NEWLINE, Filled, as_written, line_ends
+from .masks import covered, masked
 from .sql import text_start
 
 UNPRINTABLE = re.compile(r"[^\t\x20-\x7e\xa0-\U0010ffff]")
 INVISIBLE = re.compile("[\u00a0\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2064\u2066-\u2069\ufeff]")
 """What hides in a line, or looks like a blank, and is none to Postgres."""
-NEWLINE = re.compile(rb"\n")
+NO_VALUES: Mapping[str, str] = {}
 WIDTH = 100
 """Characters of a long line that are shown around the caret."""
 NO_TRANSACTION = "put it in a file of its own that has the line `-- no-transaction` at its top"
@@ -72,12 +74,12 @@ class Sent:
     def lines(self) -> tuple[int, int]:
         """The numbers of the piece's first and last line."""
         first = line_of(self.source, self.start)
-        return first, first + self.text.rstrip().count("\n")
+        return first, first + line_ends(self.source, self.start, self.start + len(self.text.rstrip().encode()))
 
 
 def line_of(source: Source, offset: int) -> int:
-    """Return the number of the line that byte `offset` is in. Works on a mapped file without copying it."""
-    return 1 + sum(1 for _ in NEWLINE.finditer(source, 0, offset))
+    """Return the number of the line that byte `offset` is in, of the file as it was written."""
+    return 1 + line_ends(source, 0, offset)
 
 
 def start_of_line(source: Source, offset: int, number: int) -> int:
@@ -90,8 +92,14 @@ def start_of_line(source: Source, offset: int, number: int) -> int:
 def excerpt(filename: str, source: Source, offset: int, message: str) -> Problem:
     """Return the problem `message` at its line, which is shown below it with a caret.
 
-    `offset` is in bytes, 0-based.
+    `offset` is in bytes, 0-based. A value of a variable is shown as the variable.
     """
+    return shown_at(filename, source, offset, source.mask(message) if isinstance(source, Filled) else message)
+
+
+def shown_at(filename: str, source: Source, offset: int, message: str) -> Problem:
+    """Return the problem `message`, in which no value is, at its line."""
+    source, offset = as_written(source, offset)
     number = line_of(source, offset)
     start = source.rfind(b"\n", 0, offset) + 1
     end = source.find(b"\n", offset)
@@ -111,32 +119,37 @@ def shown(text: str) -> str:
 
 
 def explain(
-    error: asyncpg.PostgresError, filename: str, sent: Sent | None = None, line: int = 0, encoding: str = "UTF8"
+    error: asyncpg.PostgresError,
+    filename: str,
+    sent: Sent | None = None,
+    line: int = 0,
+    encoding: str = "UTF8",
+    values: Mapping[str, str] = NO_VALUES,
 ) -> Problem:
-    """Return everything that `error` says, at its place in the piece that was sent.
+    """Return everything that `error` says, at its place in the piece that was sent; of `values` the names alone.
 
     Where Postgres gives no position in it, `line` is named, or the file alone. `encoding` is the database's.
     """
     said = {key: str(value) for key, value in error.as_dict().items() if value}
-    message = said.get("message") or str(error)
+    message = masked(values, said.get("message") or str(error))
     offset = sent.offset_of(said, encoding) if sent else None
     if sent is None or offset is None:
         problem = Problem(message, filename, line)
     else:
-        problem = excerpt(filename, sent.source, offset, message)
-    problem.text = "\n".join([problem.text, *details(said, encoding)])
+        problem = shown_at(filename, sent.source, offset, message)
+    problem.text = "\n".join([problem.text, *details(said, encoding, values)])
     return problem
 
 
-def details(fields: dict[str, str], encoding: str) -> Iterator[str]:
+def details(fields: dict[str, str], encoding: str, values: Mapping[str, str]) -> Iterator[str]:
     """Yield the lines below the message: the query inside a function, Postgres's additions, and our hint."""
     if query := fields.get("internal_query"):
         inside = Sent(query.encode(), 0, query, is_statement=True)
         offset = inside.offset(fields.get("internal_position"), encoding)
-        yield excerpt("", inside.source, offset or 0, "in the query that it ran:").text
+        yield shown_at("", covered(values, query), offset or 0, "in the query that it ran:").text
     for key in ("detail", "hint", "context"):
         if key in fields:
-            yield f"{key}: {fields[key]}"
+            yield f"{key}: {masked(values, fields[key])}"
     for sqlstate, words, hint in HINTS:
         if fields.get("sqlstate") == sqlstate and words in fields.get("message", ""):
             yield f"hint: {hint}"
@@ -144,5 +157,5 @@ def details(fields: dict[str, str], encoding: str) -> Iterator[str]:
         f"{kind} {fields[f'{kind}_name']}" for kind in ("table", "column", "constraint") if f"{kind}_name" in fields
     ]
     if names:
-        yield f"about: {', '.join(names)}"
+        yield f"about: {masked(values, ', '.join(names))}"
     yield f"SQLSTATE {fields.get('sqlstate')}"

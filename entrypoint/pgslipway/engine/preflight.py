@@ -7,11 +7,10 @@ from functools import partial
 
 from ..dial import Connection
 from ..errors import AccessRefused, BadConfiguration, BadMigrations, Problem, StartOver
-from ..migrations import Migration, Repeatable
+from ..migrations import Migration
 from ..run import Run
 from .adopt import Adoption, look, refuse_still_at_work, write
 from .apply import patiently
-from .check import check
 from .hidden import refuse_hidden
 from .journal import NOT_BEGUN, Journal, Unfinished
 from .lock import Held, is_direct
@@ -24,6 +23,7 @@ from .resume import refuse_what_is_stuck
 from .sending import Job, own_sql
 from .squash import misplaced
 from .their_lock import refuse
+from .variables import checked
 
 logger = logging.getLogger(__name__)
 
@@ -101,12 +101,16 @@ async def check_all(
     run: Run, connection: Connection, pending: Sequence[Migration], unfinished: Unfinished, journal: Journal
 ) -> list[Job]:
     """Check every pending file, one in memory at a time. Raises BadMigrations with all problems, HalfDone."""
-    jobs = []
+    jobs: list[Job] = []
+    missing: list[Problem] = []
     for migration in pending:
-        history = texts_of(run.history) if isinstance(migration, Repeatable) else run.history
-        jobs.append(Job(migration, check(migration, migration.read()), history, run.config))
+        history = texts_of(run.history) if migration.repeats else run.history
+        filled, contents = checked(migration, run.config.variables, missing)
+        jobs.append(Job(filled, contents, history, run.config))
         if jobs[-1].contents.is_large or len(jobs) % FILES_AT_ONCE == 0:
             await asyncio.sleep(0)  # a signal may come while many files are read
+    if missing:
+        raise BadConfiguration(*missing)
     problems = [problem for job in jobs for problem in job.contents.problems]
     versions = [job for job in jobs if not job.repeats]
     problems += disorder(run.migrations, [job.migration for job in versions])
@@ -116,7 +120,9 @@ async def check_all(
         async with connection.transaction():
             unavailable = {row["name"] for row in await connection.fetch(UNAVAILABLE, list(wanted))}
         problems += [
-            Problem(f'the server does not offer the extension "{name}"; install its package there', job.filename)
+            Problem(
+                f'the server does not offer the extension "{job.mask(name)}"; install its package there', job.filename
+            )
             for job in jobs
             for name in sorted(job.contents.extensions & unavailable)
         ]

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from ..dial import Connection
-from ..errors import HalfDone, Problem
+from ..errors import BadMigrations, HalfDone, Problem
 from ..files import Source
 from ..quote import quote_literal, quote_name
 from .check import SETTINGS, TEMPORARY
+from .filled import has_variable, line_ends, written_part
 from .journal import Entry, Journal, Progress
 from .message import Sent, excerpt
 from .recovery import rule_of, undecided
 from .sending import Job
 from .sql import Statement, folded, names, statements
+from .variables import RUNS_OUTSIDE
 
 HAS_TEMPORARY = "SELECT 1 WHERE pg_catalog.to_regclass({name}) IS NOT NULL"
 DROPS = re.compile(r"DROP (TABLE|VIEW|SEQUENCE)\b")
@@ -43,9 +45,14 @@ class Step:
         return SETTINGS.match(self.statement.text) is not None
 
     @property
+    def written(self) -> bytes:
+        """The statement as it stands in the file."""
+        return written_part(self.sent.source, self.statement.start, self.statement.end)
+
+    @property
     def checksum(self) -> str:
-        """SHA-256 of the text, with LF line ends, as hexadecimal digits."""
-        return hashlib.sha256(self.text.replace("\r\n", "\n").replace("\r", "\n").encode()).hexdigest()
+        """SHA-256 of the text as it was written, with LF line ends, as hexadecimal digits."""
+        return hashlib.sha256(self.written.replace(b"\r\n", b"\n").replace(b"\r", b"\n")).hexdigest()
 
     def entry(self, version: int) -> Entry:
         """Return its row for the journal."""
@@ -56,7 +63,7 @@ def steps(source: Source) -> Iterator[Step]:
     """Yield the statements of a file with their places."""
     line, position, number = 1, 0, 0
     for statement in statements(source):
-        line += source[position : statement.start].count(b"\n")
+        line += line_ends(source, position, statement.start)
         position = statement.start
         number += SETTINGS.match(statement.text) is None
         sent = Sent(source, statement.start, source[statement.start : statement.end].decode())
@@ -74,6 +81,13 @@ async def refuse_what_is_stuck(connection: Connection, journal: Journal, job: Jo
     if progress.in_flight and rule_of(progress.in_flight) is None:
         raise HalfDone(undecided(job.migration, progress.in_flight))
     refuse_edited(job, job.migration.read(), await journal.checksums(connection, job.migration.version))
+
+
+def refuse_values(job: Job, step: Step) -> None:
+    """Raise BadMigrations for a statement with values, whose text would go into the journal."""
+    source, start = step.sent.source, step.statement.start
+    if has_variable(source, start, step.statement.end):
+        raise BadMigrations(excerpt(job.filename, source, start, RUNS_OUTSIDE))
 
 
 def restart(job: Job) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeVar
@@ -14,10 +14,11 @@ from ..dial import Connection
 from ..driver_errors import BROKEN, BUSY, describe, root, verdict
 from ..errors import BadConfiguration, Busy, ConnectionLost, MigrationFailed, Problem, StartOver, TableBusy, Unplaced
 from ..history import TRANSACTION_ENDED, UNREADABLE, History, finding_in
-from ..migrations import Migration, Repeatable
+from ..migrations import Migration
 from ..quote import milliseconds
 from .contents import Contents
 from .lock_sql import LIFTED, set_sql
+from .masks import masked
 from .message import Sent, explain
 from .sql import plain_comments
 from .watch import Watch
@@ -62,14 +63,18 @@ class Job:
     @property
     def repeats(self) -> bool:
         """Tell whether it is a repeatable file, whose history is that of the texts."""
-        return isinstance(self.migration, Repeatable)
+        return self.migration.repeats
+
+    def mask(self, text: str) -> str:
+        """Return a text with the name of its variable for each value in it."""
+        return masked(self.config.variables.known, text)
 
     def failure(self, error: asyncpg.PostgresError, sent: Sent | None, line: int, encoding: str) -> MigrationFailed:
         """Return why the server refused SQL of the file, or its commit where there is neither `sent` nor `line`."""
         finding = finding_in(error)
         if finding == TRANSACTION_ENDED:
             return MigrationFailed(Problem(f"{finding}, {HALF_COMMITTED}", self.filename))
-        problem = explain(server_error(error), self.filename, sent, line, encoding)
+        problem = explain(server_error(error), self.filename, sent, line, encoding, self.config.variables.known)
         if sent and not problem.line:
             if self.contents.is_large:
                 first, last = sent.lines
@@ -80,7 +85,9 @@ class Job:
         if finding:
             problem.text = f"{finding}, {name}; {LEAVE_ALONE}"
         elif is_at_commit and isinstance(error, UNREADABLE) and error.position:  # in our own SQL, not in a trigger
-            problem.text = f"this file dropped or changed the history table, {name}: {error}; {LEAVE_ALONE}"
+            problem.text = (
+                f"this file dropped or changed the history table, {name}: {self.mask(str(error))}; {LEAVE_ALONE}"
+            )
         elif is_at_commit:
             problem.text = f"at COMMIT: {problem.text}"
         elif f'"{self.history.table}"' in str(error):
@@ -130,7 +137,7 @@ async def file_sql(
     with `if_lost`, the state of the file then.
     """
     try:
-        async with lost_while(if_lost):
+        async with lost_while(if_lost, job.mask):
             yield
     except BUSY as error:
         raise watch.busy(error, line) from error
@@ -138,21 +145,29 @@ async def file_sql(
         encoding = watch.held.connection.get_settings().server_encoding
         raise job.failure(error, sent, line, encoding) from error
     except LookupError as error:  # the driver has no codec of that name
-        raise MigrationFailed(Problem(f"the client_encoding was changed: {error}", job.filename, line)) from error
+        raise MigrationFailed(
+            Problem(f"the client_encoding was changed: {job.mask(str(error))}", job.filename, line)
+        ) from error
 
 
 @asynccontextmanager
 async def own_sql(
-    history: History, doing: str = NO_FILE, if_lost: str = "", *, rival: str = "", busy: str = ""
+    history: History,
+    doing: str = NO_FILE,
+    if_lost: str = "",
+    *,
+    rival: str = "",
+    busy: str = "",
+    mask: Callable[[str], str] = str,
 ) -> AsyncIterator[None]:
     """Translate the failures of our own SQL in the block: a query or a row of the history or the journal.
 
     `doing` names the consequence of a refusal. Where a row is written, `rival` is the reason of a taken key, which
     raises StartOver, and `busy` that of a locked one, which raises Busy. Raises TableBusy, ConnectionLost, and the
-    failures of `History.failure`.
+    failures of `History.failure`. `mask` hides what must not be shown in the server's words.
     """
     try:
-        async with lost_while(if_lost or doing):
+        async with lost_while(if_lost or doing, mask):
             yield
     except asyncpg.PostgresError as error:
         if rival and isinstance(error, asyncpg.UniqueViolationError):
@@ -160,12 +175,12 @@ async def own_sql(
         if busy and isinstance(error, (*BUSY, asyncpg.QueryCanceledError)):
             raise Busy(busy, recording=True) from error
         if isinstance(error, BUSY):
-            raise TableBusy(f"{error}; the history table {history.name} is locked by somebody") from error
-        raise history.failure(error, doing) from error
+            raise TableBusy(f"{mask(str(error))}; the history table {history.name} is locked by somebody") from error
+        raise history.failure(error, doing, mask) from error
 
 
 @asynccontextmanager
-async def lost_while(state: str) -> AsyncIterator[None]:
+async def lost_while(state: str, mask: Callable[[str], str] = str) -> AsyncIterator[None]:
     """Translate a broken connection into ConnectionLost, with the `state` of the file then.
 
     Raises BadConfiguration where it broke since a pooler ends every connection that begins a transaction.
@@ -174,9 +189,9 @@ async def lost_while(state: str) -> AsyncIterator[None]:
         yield
     except BROKEN as error:
         if verdict(error) is BadConfiguration and is_lost(error):
-            raise BadConfiguration(f"{describe(error)}; {state}") from error
+            raise BadConfiguration(f"{mask(describe(error))}; {state}") from error
         if is_lost(error):
-            raise ConnectionLost(f"connection lost: {describe(error)}; {state}") from error
+            raise ConnectionLost(f"connection lost: {mask(describe(error))}; {state}") from error
         raise
 
 
@@ -237,12 +252,13 @@ async def rolled_back_on_failure(connection: Connection, name: str) -> AsyncIter
 
 
 @contextmanager
-def notices(connection: Connection, filename: str) -> Iterator[None]:
+def notices(connection: Connection, job: Job) -> Iterator[None]:
     """Log the notices and warnings of the file's statements in the block."""
 
     def log(_: object, notice: asyncpg.PostgresLogMessage) -> None:
         level = logging.WARNING if notice.severity_en == "WARNING" else logging.INFO
-        logger.log(level, "%s: %s: %s", filename, (notice.severity_en or "").lower(), notice.message)
+        message = job.mask(notice.message or "")
+        logger.log(level, "%s: %s: %s", job.filename, (notice.severity_en or "").lower(), message)
 
     connection.add_log_listener(log)
     try:

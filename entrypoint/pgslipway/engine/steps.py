@@ -24,7 +24,7 @@ from .lock import Held
 from .lock_sql import lock_key
 from .message import excerpt
 from .recovery import Rule, hides_invalid, look_before, rule_for, rule_of, settle, undecided
-from .resume import Step, refuse_edited, refuse_lost_temporary, steps
+from .resume import Step, refuse_edited, refuse_lost_temporary, refuse_values, steps
 from .sending import Job, lost_while, own_sql, rolled_back_on_failure, see_through, sendable, settings_sql
 from .steps_session import ALL, LOCKS, StepsSession
 from .watch import Watch
@@ -148,6 +148,7 @@ class SteppedFile:
 
     async def perform_outside(self, step: Step) -> None:
         """Run a statement on its own, in flight in the journal meanwhile."""
+        refuse_values(self.job, step)
         session, rule = self.session, rule_for(step.statement)
         if not session.held.is_direct and self.job.history.role:
             raise BadConfiguration(excerpt(self.job.filename, self.source, step.statement.start, NEEDS_ROLE))
@@ -265,6 +266,7 @@ class SteppedFile:
                 if_lost,
                 rival=f"{filename} was applied by another runner",
                 busy="somebody has locked the history",
+                mask=self.job.mask,
             ),
             rolled_back_on_failure(session.connection, f"the record of {filename}"),
         ):

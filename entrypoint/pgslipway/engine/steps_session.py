@@ -103,7 +103,7 @@ class StepsSession:
     async def send(self, sent: Sent, line: int, if_lost: str, connection: Connection | None = None) -> None:
         """Send a statement of the file. Raises Busy, MigrationFailed, ConnectionLost."""
         connection = connection or self.connection
-        with notices(connection, self.job.filename), self.watch.over(f"{self.job.filename}:{line}"):
+        with notices(connection, self.job), self.watch.over(f"{self.job.filename}:{line}"):
             async with file_sql(self.job, self.watch, if_lost, sent=sent, line=line):
                 await connection.execute(sendable(connection, sent.text))
                 if connection is self.connection:
@@ -144,5 +144,7 @@ class StepsSession:
         filename = self.job.filename
         if_lost = f"{filename}: the next run looks how far it got"
         doing, rival = f"{filename} could not be journalled", f"{filename} is being run by another runner"
-        async with own_sql(self.job.history, doing, if_lost, rival=rival, busy="another runner is at it"):
+        async with own_sql(
+            self.job.history, doing, if_lost, rival=rival, busy="another runner is at it", mask=self.job.mask
+        ):
             return await see_through(self.connection.execute(sql), if_lost)

@@ -108,7 +108,7 @@ async def send_at_once(held: Held, job: Job, watch: Watch, ahead: Ahead) -> bool
     message = ahead.take(job) or message_of(held, job)
     async with rolled_back_on_failure(held.connection, job.filename):
         try:
-            with notices(held.connection, job.filename), watch.over(job.filename):
+            with notices(held.connection, job), watch.over(job.filename):
                 async with file_sql(job, watch, if_lost(job), sent=message.sent):
                     ahead.begin(partial(message_of, held))
                     return await held.connection.execute(message.sql) == STILL_OURS
@@ -142,7 +142,7 @@ async def send_in_three(held: Held, job: Job, watch: Watch, settled: MigrationFa
         await begin(held, job, watch)
         if settled:
             raise settled
-        with notices(held.connection, job.filename), watch.over(job.filename):
+        with notices(held.connection, job), watch.over(job.filename):
             await send(held, job, watch)
             return await commit(held, job, watch)
 
@@ -168,6 +168,7 @@ async def begin(held: Held, job: Job, watch: Watch) -> None:
         f"{job.filename} was not {'undone' if job.undoes else 'applied'}",
         rival=f"{job.filename} was applied by another runner",
         busy="another runner is applying it",
+        mask=job.mask,
     ):
         await drop_prepared(held)  # by an earlier try, whose ROLLBACK left them
         await have_it_read_as_sent(held)

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -87,6 +87,8 @@ class Watch:
     """Who kept a lock that was waited for, when somebody was last seen to do so."""
     is_autovacuum: bool = False
     """Autovacuum is among who kept it, which gives way to those who wait for deadlock_timeout only."""
+    mask: Callable[[str], str] = str
+    """Hides what must not be shown in the server's words."""
     connection: Connection | None = None
     looking: "asyncio.Task[str] | None" = None
     """A look that is on its way. It outlives its statement: cut off, it would leave a transaction open, which takes
@@ -101,7 +103,7 @@ class Watch:
     def busy(self, error: asyncpg.PostgresError, line: int) -> Busy:
         """Return that a lock was waited for in vain, and whose it was; the next try is looked at soon."""
         self.first_look = self.soon
-        return Busy(str(error), line=line, blocker=self.blocker)
+        return Busy(self.mask(str(error)), line=line, blocker=self.blocker)
 
     def hang_up(self) -> None:
         """Close the connection, whatever it is used for."""
@@ -141,7 +143,7 @@ class Watch:
                     pause = interval
                 await asyncio.sleep(pause)
         except (*BROKEN, SlipwayError) as error:
-            logger.log(level, "%s: nobody can be asked what it is doing: %s", place, describe(error))
+            logger.log(level, "%s: nobody can be asked what it is doing: %s", place, self.mask(describe(error)))
             self.hang_up()
 
     async def look(self) -> str:
@@ -153,7 +155,7 @@ class Watch:
         worker = DIRECT.format(pid=self.held.pid) if self.held.pid else POOLED
         async with self.connection.transaction():
             if blockers := await self.connection.fetch(BLOCKERS.format(worker=worker)):
-                self.blocker = blocked_by(blockers)
+                self.blocker = self.mask(blocked_by(blockers))
                 self.is_autovacuum = any(row["pid"] and not row["usename"] for row in blockers)
                 return self.blocker
             progress = await self.connection.fetchrow(PROGRESS.format(worker=worker))

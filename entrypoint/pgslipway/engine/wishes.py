@@ -33,7 +33,7 @@ TERN_MARKERS = (
     "tern takes this for a comment, and goes on; its markers are `---- create above / drop below ----` and "
     "`---- tern: disable-tx ----`"
 )
-TEMPLATE, VARIABLE = re.compile(rb"\{\{"), re.compile(rb"\$\{")
+TEMPLATE = re.compile(rb"\{\{")
 
 Refusal = tuple[int, str]
 """A byte of the file and the reason."""
@@ -85,8 +85,19 @@ def tern(_: Migration, source: Source) -> tuple[bool, list[Refusal]]:
     return TERN_NO_TRANSACTION.search(source) is not None, refused
 
 
-def flyway(migration: Migration, source: Source) -> tuple[bool, list[Refusal]]:
-    """Look for placeholders, and for settings in the .conf file beside it."""
+def flyway(migration: Migration, _: Source) -> tuple[bool, list[Refusal]]:
+    """Look for settings in the .conf file beside it."""
+    settings, refused = flyway_settings(migration)
+    return settings.get("executeintransaction") == "false", refused
+
+
+def replaces_placeholders(migration: Migration) -> bool:
+    """Tell whether Flyway would put values into a file."""
+    return flyway_settings(migration)[0].get("placeholderreplacement") != "false"
+
+
+def flyway_settings(migration: Migration) -> tuple[dict[str, str], list[Refusal]]:
+    """Return the settings in the .conf file beside a file of Flyway's, in lower case, and what it asks for in vain."""
     refused: list[Refusal] = []
     settings: dict[str, str] = {}
     text = beside(f"{migration.path}.conf", refused).removeprefix(BOM).decode(errors="replace")
@@ -95,10 +106,7 @@ def flyway(migration: Migration, source: Source) -> tuple[bool, list[Refusal]]:
             settings[match[1].lower()] = match[2].lower()
         elif not FLYWAY_HARMLESS.fullmatch(line):
             refused.append((0, f"{migration.filename}.conf asks for {line}, which has no effect here"))
-    if settings.get("placeholderreplacement") != "false":
-        reason = "a placeholder of Flyway's, which pgslipway does not fill in yet; write its value"
-        refused += refusals(VARIABLE, source, reason)
-    return settings.get("executeintransaction") == "false", refused
+    return settings, refused
 
 
 def diesel(migration: Migration, _: Source) -> tuple[bool, list[Refusal]]:
