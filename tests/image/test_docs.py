@@ -73,7 +73,10 @@ PROVED = {
         "SELECT NOT has_table_privilege('shop_waiter', 'orders', 'SELECT, INSERT, UPDATE, DELETE')",
         "SELECT NOT has_table_privilege('shop_waiter', 'slipway.schema_migrations', 'INSERT, UPDATE, DELETE')",
     ],
-    "docs/writing-migrations.md": ["SELECT count(*) = 0 FROM orders WHERE token IS NULL OR amount <> amount_old"],
+    "docs/writing-migrations.md": [
+        "SELECT count(*) = 0 FROM orders WHERE token IS NULL OR amount <> amount_old",
+        "SELECT obj_description('orders'::regclass) = 'questions: it''s the shop''s team'",
+    ],
     "docs/operating.md": ["SELECT count(*) = 2 FROM schema_migrations"],
 }
 """Queries by page that have to be true in the end."""
@@ -349,6 +352,8 @@ class Reader:
         self._slipway = slipway
         self._code = 0
         """What the last command ended with; `echo $?` shows it."""
+        self._variables: dict[str, str] = {}
+        """The values for the variables of migrations that the page has given."""
 
     async def read(self, block: Block) -> None:
         if block.note.startswith("from "):
@@ -391,7 +396,7 @@ class Reader:
             return
         self._write(f"migrations/{name[1]}", block.text)
         finished = await asyncio.to_thread(
-            self._slipway, env=self._site.shop.environ, migrations=self._site.folder / "migrations"
+            self._slipway, env=self._site.shop.environ | self._variables, migrations=self._site.folder / "migrations"
         )
         refused = re.fullmatch(r"refused: ([0-9]+)", block.note)
         assert finished.code == (int(refused[1]) if refused else 0), f"{block.place}\n{finished}"
@@ -406,6 +411,10 @@ class Reader:
     def _yaml(self, block: Block) -> None:
         documents = list(yaml.safe_load_all(block.text))
         assert all(documents), f"{block.place} is empty"
+        given = [
+            one for it in documents if isinstance(it, dict) for one in it.get("env") or [] if isinstance(one, dict)
+        ]
+        self._variables |= {one["name"]: one["value"] for one in given if one["name"].startswith("MIGRATE_VAR_")}
         if name := re.match(r"# (compose\.yaml)\n", block.text):
             self._write(name[1], block.text.replace(TAG, self._site.environ["PAGE_TAG"]))
 
