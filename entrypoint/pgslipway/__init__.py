@@ -2,6 +2,7 @@
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import asyncpg
@@ -26,12 +27,14 @@ async def run_migrations(
     edited: str = "refuse",
     layout: str = "auto",
     adopt: str | None = None,
+    variables: "Mapping[str, str] | None" = None,
 ) -> list[str]:
     """Apply the pending migrations in `migrations_dir`, over one connection of `pool` at a time.
 
     Returns the filenames newly applied, in order; [] when there is nothing to do. The keywords are the image's
-    settings of the same names (see README.md); timeouts are in seconds, 0 for no limit. The environment is not
-    read. Cancelling rolls the running file back. Raises the errors of `pgslipway.errors`.
+    settings of the same names (see README.md); timeouts are in seconds, 0 for no limit. `variables` has the values
+    for those of files, by name. The environment is not read. Cancelling rolls the running file back. Raises the
+    errors of `pgslipway.errors`.
     """
     from .config import from_keywords
     from .errors import BadConfiguration
@@ -42,7 +45,7 @@ async def run_migrations(
         config = from_keywords(
             migrations_dir, schema=schema, table=table, role=role, lock_timeout=lock_timeout,
             ddl_lock_timeout=ddl_lock_timeout, ddl_retry=ddl_retry, statement_timeout=statement_timeout,
-            ahead=ahead, out_of_order=out_of_order, edited=edited, layout=layout, adopt=adopt,
+            ahead=ahead, out_of_order=out_of_order, edited=edited, layout=layout, adopt=adopt, variables=variables,
         )  # fmt: skip
     except ValueError as error:
         raise BadConfiguration(str(error)) from error

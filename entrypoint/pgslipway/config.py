@@ -233,13 +233,16 @@ def path_in(environ: "Mapping[str, str]", variable: str, default: str = "") -> s
     return environ.get(variable) or default or None
 
 
-def from_keywords(folder: "str | PathLike[str]", **keywords: "Any") -> Config:
+def from_keywords(
+    folder: "str | PathLike[str]", *, variables: "Mapping[str, str] | None" = None, **keywords: "Any"
+) -> Config:
     """Return the settings given as keywords, timeouts as numbers of seconds. Raises ValueError for a bad one."""
     for key, value in keywords.items():
         text = f"{value:.9f}s" if isinstance(value, int | float) else value
         if text is not None:
             converted(f"MIGRATE_{key.upper()}", text, is_shown=True)
-    return Config(dir=posix.fspath(folder), **keywords)
+    values = {f"{VARIABLE}{name.upper()}": value for name, value in (variables or {}).items()}
+    return Config(dir=posix.fspath(folder), variables=Variables(values), **keywords)
 
 
 def converted(variable: str, value: str, *, is_shown: bool) -> "Any":

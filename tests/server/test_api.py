@@ -134,6 +134,20 @@ async def test_keywords_are_the_settings(pool: asyncpg.Pool[asyncpg.Record], fol
     assert await pool.fetchval("SELECT count(*) FROM audit.history") == 1
 
 
+async def test_variables_are_a_keyword(
+    pool: asyncpg.Pool[asyncpg.Record], folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIGRATE_VAR_NAME", "other")
+    files = folder({"001_a.sql": "-- variables: Name\nCREATE TABLE \"${Name}\" AS SELECT '${Name}' AS a;"})
+
+    with pytest.raises(BadConfiguration) as caught:
+        await run_migrations(pool, files)
+    await run_migrations(pool, files, variables={"Name": "it's"})
+
+    assert str(caught.value) == "001_a.sql needs MIGRATE_VAR_NAME, the value of its variable ${Name}"
+    assert await pool.fetchval('SELECT a FROM "it\'s"') == "it's"
+
+
 async def test_another_tools_history_is_adopted(pool: asyncpg.Pool[asyncpg.Record], folder: Folder) -> None:
     files = folder({f"{n}_a.sql": f"-- migrate:up\nCREATE TABLE t{n} ();\n-- migrate:down\n" for n in (1, 2)})
     await pool.execute("CREATE TABLE versions (version varchar PRIMARY KEY); INSERT INTO versions VALUES ('1')")

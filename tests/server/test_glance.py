@@ -198,6 +198,7 @@ USUAL_SETTINGS: list[dict[str, str]] = [
     {}, {"PGSSLMODE": "prefer"}, {"PGSSLMODE": "disable"}, {"PGSSLMODE": "allow"}, {"PGHOST": "localhost"},
     {"PGHOSTADDR": "127.0.0.1", "PGHOST": "name.invalid"}, {"PGOPTIONS": "-c search_path=no -c timezone=Asia/Tokyo"},
     {"PGTZ": "UTC", "PGDATESTYLE": "German"}, {"PGAPPNAME": "app", "PGCONNECT_TIMEOUT": "3"}, {"MIGRATE_TABEL": "x"},
+    {"MIGRATE_VAR_A": "x"}, {"MIGRATE_VAR_A_FILE": "/nowhere", "MIGRATE_VAR_B": "x", "MIGRATE_VAR_B_FILE": "/nowhere"},
     {"MIGRATE_LOG_FORMAT": "json"}, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, {"MIGRATE_ROLE": "migrator"},
     {"MIGRATE_AHEAD": "refuse", "MIGRATE_EDITED": "warn", "MIGRATE_OUT_OF_ORDER": "refuse", "MIGRATE_LOCK": "session"},
     {"MIGRATE_WAIT_TIMEOUT": "0"}, {"MIGRATE_WAIT_TIMEOUT": "30s", "MIGRATE_STATEMENT_TIMEOUT": "1ms"},

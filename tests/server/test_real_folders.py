@@ -23,7 +23,6 @@ pytestmark = pytest.mark.skipif(not MOVING.is_dir(), reason="the folders of othe
 
 
 TEMPLATE = "a template of tern's, which pgslipway does not fill in; write what it becomes"
-PLACEHOLDER = "a placeholder of Flyway's, which pgslipway does not fill in yet; write its value"
 UNDO = "no V file has this version, so it is nothing that undoes one; refinery's U files may become V files"
 
 
@@ -139,10 +138,9 @@ def test_folder_with_a_file_that_no_postgres_takes_stops_there(
                 ("011_create_password_resets.sql", 14, TEMPLATE),
             ],
         ),
-        ("flyway/synthetic", "", [("V2__ph.sql", 1, PLACEHOLDER), ("R__v.sql", 1, PLACEHOLDER)]),
         ("refinery/synthetic/migrations", "", [("U3__uu.sql", None, UNDO)]),
     ],
-    ids=["tern", "flyway-placeholder", "refinery"],
+    ids=["tern", "refinery"],
 )
 async def test_folder_that_asks_for_more_than_we_do_is_refused_before_anything_is_written(
     name: str,

@@ -390,3 +390,21 @@ def test_port_that_is_none_is_shown() -> None:
     config = from_environ({"PGUSER": "bob", "PGPORT": "5432\n"}, {})
 
     assert config.problems == ("PGPORT: expected a port number, not '5432\\n'",)
+
+
+def test_value_of_a_variable_is_read_when_it_is_needed_and_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "b").write_text("from a file\n")
+    environ = {
+        "MIGRATE_VAR_A": "secret", "MIGRATE_VAR_B_FILE": str(tmp_path / "b"), "MIGRATE_VAR_C_FILE": "/nowhere",
+        "MIGRATE_VAR_D": "",
+    }  # fmt: skip
+
+    config = from_environ(environ, {})
+
+    assert (config.problems, config.warnings) == ((), ())
+    assert [config.variables.value(name) for name in ("a", "A", "b", "d", "e")] == [
+        "secret", "secret", "from a file", None, None,
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"^MIGRATE_VAR_C_FILE: /nowhere: No such file or directory$"):
+        config.variables.value("c")
+    assert "secret" not in f"{config!r}{config.variables!r}"
