@@ -3,11 +3,11 @@
 import re
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import TypeAlias
 
-from .filled import Filled, has_variable
+from .filled import Filled
 from .places import members
 from .sql import SqlError, tokens
 
@@ -51,15 +51,9 @@ def has_tokens(filled: Filled, start: int, end: int) -> bool:
 
 def tokens_then(filled: Filled, start: int, end: int) -> Iterator[Token]:
     """Yield the tokens of a part of the written text that are not in a variable. Raises SqlError."""
-
-    def variable(first: int, last: int) -> bool:
-        """Tell whether a variable and a token overlap."""
-        index = bisect_right(filled.places, first, key=lambda place: place.written_end)
-        return index < len(filled.places) and filled.places[index].written_start < last
-
-    for kind, first, last in single(filled.written[start:end], start, variable):
-        index = bisect_right(filled.places, first, key=lambda place: place.written_start) - 1
-        if index < 0 or last > filled.places[index].written_end:
+    spans = [(place.written_start, place.written_end) for place in filled.places]
+    for kind, first, last, index in single(filled.written[start:end], start, spans):
+        if index == len(spans) or first < spans[index][0] or last > spans[index][1]:
             yield kind, first, last
 
 
@@ -68,31 +62,44 @@ def tokens_now(filled: Filled, start: int, end: int, bodies: list[tuple[int, int
 
     Raises SqlError.
     """
-    places = {(place.start, place.end) for place in filled.places}
-    for kind, first, last in single(filled[start:end], start, lambda *token: has_variable(filled, *token)):
-        if (first, last) in places and not QUOTE.match(filled, last):
+    spans = [(place.start, place.end) for place in filled.places]
+    shifts = [0, *(place.written_end - place.end for place in filled.places)]
+    for kind, first, last, index in single(filled[start:end], start, spans):
+        if index == len(spans) or last <= spans[index][0]:
+            yield kind, first + shifts[index], last + shifts[index]
             continue
-        if kind == "dollar" and has_variable(filled, first, last):
+        if (first, last) == spans[index] and not QUOTE.match(filled, last):
+            continue
+        if kind == "dollar":
             tag = filled.index(b"$", first + 1) + 1 - first
             bodies.append((first + tag, last - tag))
         yield kind, filled.as_written(first), filled.as_written(last)
 
 
-def single(text: bytes, start: int, has_place: Callable[[int, int], bool]) -> Iterator[Token]:
-    """Yield the tokens of a text that begins at byte `start`, the characters of operators one by one.
+def single(text: bytes, start: int, spans: Sequence[tuple[int, int]]) -> Iterator[tuple[str, int, int, int]]:
+    """Yield the tokens of a text that begins at byte `start`, each with the number of spans before it.
 
-    And those of a list in parentheses, where a variable is in it. Raises SqlError.
+    The characters of operators one by one, and so a list in parentheses that has one of the spans in it. Raises
+    SqlError.
     """
-    for kind, first, last in tokens(b"\n" + text):
-        if last == 1:
+    index = bisect_right(spans, start, key=lambda span: span[1])
+    for kind, before, after in tokens(b"\n" + text):
+        first, last = max(before - 1, 0), after - 1
+        while index < len(spans) and spans[index][1] <= start + first:
+            index += 1
+        is_list = kind == "group" and index < len(spans) and spans[index][0] < start + last
+        if not is_list and kind != "other":
+            if last > first:
+                yield kind, start + first, start + last, index
             continue
-        first, last = max(first - 1, 0), last - 1
-        if kind == "group" and has_place(start + first, start + last):
-            parts = [*members(text, first, last)]
-        else:
-            parts = [(kind, first, last)]
-        for part, one, end in parts:
-            if part == "other" and OPERATORS.fullmatch(text, one, end):
-                yield from ((part, start + place, start + place + 1) for place in range(one, end))
-            else:
-                yield part, start + one, start + end
+        for part, one, end in members(text, first, last) if is_list else [(kind, first, last)]:
+            for place, after_it in by_character(text, one, end) if part == "other" else [(one, end)]:
+                number = bisect_right(spans, start + place, index, key=lambda span: span[1])
+                yield part, start + place, start + after_it, number
+
+
+def by_character(text: bytes, start: int, end: int) -> Iterable[tuple[int, int]]:
+    """Return the characters of operators one by one; a number as it is."""
+    if end - start > 1 and OPERATORS.fullmatch(text, start, end):
+        return [(place, place + 1) for place in range(start, end)]
+    return [(start, end)]

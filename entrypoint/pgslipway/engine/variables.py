@@ -65,7 +65,7 @@ class Filling(Migration):
 
     def read(self) -> Source:
         """Return the text with the values. Raises FilesChanged."""
-        return fill(self.unfilled, self.unfilled.read(), self.wanted, self.variables)
+        return fill(self.unfilled, self.unfilled.read(), self.wanted, self.variables, is_checked=True)
 
 
 def checked(
@@ -144,8 +144,13 @@ def lacks(migration: Migration, source: Source, wanted: Wanted, variables: Varia
             yield Problem(str(problem), migration.filename)
 
 
-def fill(migration: Migration, source: Source, wanted: Wanted, variables: Variables | None) -> Filled:
-    """Return a text with the values of its variables, or with each variable as its own value."""
+def fill(
+    migration: Migration, source: Source, wanted: Wanted, variables: Variables | None, *, is_checked: bool = False
+) -> Filled:
+    """Return a text with the values of its variables, or with each variable as its own value.
+
+    Where it `is_checked`, it was filled before: the same text, with the same values.
+    """
     written = bytes(source)
     at = partial(excerpt, migration.filename, written)
     try:
@@ -159,7 +164,7 @@ def fill(migration: Migration, source: Source, wanted: Wanted, variables: Variab
         except SqlError as error:
             problems.append(at(error.offset, str(error)))
     filled = put_in(written, values, partial(masked, variables.known if variables else {}))
-    if not problems and variables and (place := changed(filled)) is not None:
+    if not problems and not is_checked and variables and (place := changed(filled)) is not None:
         problems.append(at(place, CHANGES))
     filled.problems = problems
     return filled
