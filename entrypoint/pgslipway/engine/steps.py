@@ -43,7 +43,7 @@ async def apply(held: Held, job: Job, watch: Watch) -> bool:
     Locked where an earlier run is still at it, AccessRefused, HistoryConflict and BadConfiguration.
     """
     session, version = StepsSession(held, job, watch), job.migration.version
-    async with lost_while(f"{job.filename}: the next run looks how far it got"):
+    async with lost_while(f"{job.filename}: the next run looks how far it got", job.mask):
         # A file before this one may have dropped the lock; outside a transaction no history row keeps a second runner
         # from the same statement.
         if not await held.is_ours():
