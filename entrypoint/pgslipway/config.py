@@ -100,6 +100,11 @@ class Variables:
         return self.known.get(name)
 
 
+def may_have_variables(source: bytes, layout: str) -> bool:
+    """Tell whether a file has the word of the directive for variables, or one of Flyway's."""
+    return b"variables:" in source.lower() or (layout == "flyway" and b"${" in source)
+
+
 LAYOUTS = ("auto", "plain", "goose", "dbmate", "tern", "flyway", "prisma", "diesel", "drizzle")
 
 

@@ -6,7 +6,7 @@ it says nothing, and the program runs as if nobody had looked. It never writes.
 
 from time import monotonic
 
-from .config import DEFAULTS, Location, from_environ
+from .config import DEFAULTS, Location, from_environ, may_have_variables
 from .line import Line
 from .lines import to_stderr
 from .outcome import Outcome
@@ -117,12 +117,9 @@ def digests(folder: "Folder", asked: "Sequence[str]") -> str:
     from .question import digest, texts_digest
 
     texts = [(filename, checksum) for _, filename, checksum, _ in folder.repeatable]
-    sources = [read_file(path)[0] for _, _, _, path in folder.repeatable]
-    marks = (b"variables:", b"${") if folder.layout == "flyway" else (b"variables:",)
-    if (
-        any(source.find(mark) >= 0 for source in sources for mark in marks)
-        or [filename for filename, _ in texts] != asked
-    ):
+    sources = [read_file(path)[0][:] for _, _, _, path in folder.repeatable]
+    has_variables = any(may_have_variables(source, folder.layout) for source in sources)
+    if has_variables or [filename for filename, _ in texts] != asked:
         return ""
     own = digest([(version, checksum) for version, _, checksum, _ in folder.found])
     return f"{own}{texts_digest(texts)}" if texts else own

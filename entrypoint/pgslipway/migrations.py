@@ -27,6 +27,16 @@ class Migration:
         return files.has_sql(self.filename)
 
     @property
+    def repeats(self) -> bool:
+        """Tell whether it is applied again whenever it has changed."""
+        return False
+
+    @property
+    def checksum_as_written(self) -> str:
+        """The checksum of the file."""
+        return self.checksum
+
+    @property
     def text(self) -> str:
         """The version as the layout writes it."""
         return shown(self.layout, self.version, self.filename)
@@ -41,14 +51,30 @@ class Migration:
         except (OSError, UnicodeDecodeError, Undivided) as error:
             cause = f"changed since this run began: {error}; run it again"
             raise FilesChanged(Problem(cause, self.filename)) from error
-        if checksum != self.checksum:
+        if checksum != self.checksum_as_written:
             raise FilesChanged(Problem(CHANGED, self.filename))
         return source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repeatable(Migration):
-    """A file that is applied again whenever it has changed; its version is the newest one of its image."""
+    """A file that is applied again whenever it has changed; its version is the newest one of its image.
+
+    Its checksum has the values of its variables in it.
+    """
+
+    written: str = ""
+    """The checksum of the file, where it has variables."""
+
+    @property
+    def repeats(self) -> bool:
+        """Tell that it is applied again."""
+        return True
+
+    @property
+    def checksum_as_written(self) -> str:
+        """The checksum of the file."""
+        return self.written or self.checksum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

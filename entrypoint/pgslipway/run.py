@@ -24,6 +24,7 @@ from .errors import (
 from .files import PLAIN
 from .history import History
 from .migrations import CHANGED, Migration, Repeatable, discover_all
+from .values import with_values
 from .words import both, few, newest
 
 logger = logging.getLogger(__name__)
@@ -118,7 +119,7 @@ class Run:
         if (state := folder_state(self.config)) == self.folder:
             return
         self.folder = state
-        migrations, repeatable = discover_all(self.config.dir, self.config.layout)
+        migrations, repeatable = files_of(self.config)
         here = {*self.migrations, *self.repeatable}
         if changed := {one.filename for one in {*migrations, *repeatable} ^ here}:
             raise FilesChanged(*(Problem(CHANGED, filename) for filename in sorted(changed)))
@@ -136,7 +137,7 @@ class Run:
             changed = few([problem.file for problem in error.problems])
             logger.info("starting over with the files as they are now; changed: %s", changed)
             self.folder = folder_state(self.config)
-            self.migrations, self.repeatable = discover_all(self.config.dir, self.config.layout)
+            self.migrations, self.repeatable = files_of(self.config)
             return
         self.restarts += not isinstance(error, NewSession)
         if self.restarts > len(self.migrations) + RESTARTS:
@@ -144,9 +145,18 @@ class Run:
         logger.info("starting over: %s", error)
 
 
+def files_of(config: Config) -> tuple[list[Migration], list[Repeatable]]:
+    """Return the files of the folder; those that are repeatable with the values of their variables.
+
+    Raises BadMigrations, and BadConfiguration for a value that cannot be read.
+    """
+    migrations, repeatable = discover_all(config.dir, config.layout)
+    return migrations, [with_values(one, config.variables) for one in repeatable]
+
+
 def run_of(config: Config, applied: list[str]) -> Run:
     """Return the run over the files of the folder. Raises BadMigrations."""
-    migrations, repeatable = discover_all(config.dir, config.layout)
+    migrations, repeatable = files_of(config)
     return Run(config, migrations, applied, repeatable=repeatable)
 
 

@@ -119,6 +119,17 @@ def test_folder_with_a_file_that_no_postgres_takes_stops_there(
     installed.remove_clusters_from(first)
 
 
+async def test_folder_with_placeholders_and_a_repeatable_file_is_applied(database: Database, slipway: Slipway) -> None:
+    folder = MOVING / "flyway/synthetic"
+
+    without = slipway(env=database.environ, migrations=folder)
+    finished = slipway(env=database.environ, migrations=folder, var_who="me")
+
+    assert (without.code, finished.code) == (20, 0), f"{without}{finished}"
+    assert "V2__ph.sql needs MIGRATE_VAR_WHO, the value of its variable ${who}" in without.err
+    assert (await database.fetch("SELECT count(*) FROM schema_migrations_repeatable"))[0][0] == 1
+
+
 @pytest.mark.parametrize(
     ("name", "without", "problems"),
     [

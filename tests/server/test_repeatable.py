@@ -253,6 +253,34 @@ def test_file_that_changes_while_a_run_waits_is_noticed(folder: Folder, tmp_path
         run.refuse_changed()
 
 
+async def test_text_with_another_value_of_a_variable_is_applied_again(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    text = "-- Variables: what\nCREATE OR REPLACE VIEW v AS SELECT '${what}' AS a;"
+    migrations = folder({"001_a.sql": "CREATE TABLE a ();", "R__v.sql": text})
+
+    def said(*command: str, what: str = "") -> tuple[int, str]:
+        env = database.environ | ({"MIGRATE_VAR_WHAT": what} if what else {})
+        finished = slipway(*command, env=env, migrations=migrations, wait_timeout="2s")
+        return finished.code, message(finished)
+
+    lacking = said()
+    first = said(what="o'ne")
+    again = said(what="o'ne")
+    waited = said("wait", what="o'ne")
+    changed = said(what="two")
+    not_yet = said("wait", what="three")
+
+    assert lacking == (20, "R__v.sql needs MIGRATE_VAR_WHAT, the value of its variable ${what}")
+    assert first == (0, "up to date: applied 1 migration and 1 repeatable file; the newest of 1 migration is 001_a.sql")
+    assert again == (0, "up to date: nothing to do; the newest of 1 migration is 001_a.sql")
+    assert waited == (0, "up to date: the newest of 1 migration is 001_a.sql")
+    assert changed == (0, "up to date: applied 1 repeatable file; the newest of 1 migration is 001_a.sql")
+    assert not_yet[0] == 14
+    assert [tuple(row) for row in await database.fetch("SELECT a FROM v")] == [("two",)]
+    assert "two" not in str(await database.fetch(f"SELECT * FROM {TEXTS}"))
+
+
 async def test_down_forgets_all_of_them(ground: Ground, folder: Folder) -> None:
     folder({**REPEATABLE, "002_b.sql": "SELECT 1;", "002_b.down.sql": "DROP VIEW v;", "R__x.sql": "SELECT 2;"})
     ground.up()

@@ -14,8 +14,9 @@ from pgslipway.engine.masks import covered, masked
 from pgslipway.engine.message import Sent, excerpt
 from pgslipway.engine.resume import steps
 from pgslipway.engine.sql import tokens
-from pgslipway.engine.variables import checked, checksum_of, fill, wanted_by
-from pgslipway.migrations import Migration, discover
+from pgslipway.engine.variables import checked, fill, wanted_by
+from pgslipway.migrations import Migration, discover, discover_all
+from pgslipway.values import with_values
 from sampling import examples
 
 if TYPE_CHECKING:
@@ -243,12 +244,17 @@ def test_variables_of_a_file_are_checked_without_their_values(
     assert [str(problem) for problem in checked(migration, None)[1].problems] == problems
 
 
-def test_checksum_with_values_changes_with_each_value_that_a_file_needs() -> None:
-    text = b"-- variables: a\nSELECT '${a}';"
-    sums = [checksum_of(MIGRATION, text, values(**given)) for given in ({"a": "1"}, {"a": "1", "b": "2"}, {"a": "2"})]
+def test_checksum_with_values_changes_with_each_value_that_a_file_needs(folder: Folder) -> None:
+    path = folder({"1_a.sql": "", "R__a.sql": "-- Variables: a\nSELECT '${a}';", "R__b.sql": "SELECT '${a}'"})
+    _, (with_one, without) = discover_all(str(path))
+    sums = [
+        with_values(with_one, values(**given)).checksum for given in ({"a": "1"}, {"a": "1", "b": "2"}, {"a": "2"}, {})
+    ]
 
-    assert sums[0] == sums[1] != sums[2]
-    assert checksum_of(MIGRATION, b"SELECT '${a}'", values(a="1")) == MIGRATION.checksum
+    assert sums[0] == sums[1]
+    assert len({*sums, with_one.checksum}) == 4
+    assert with_values(with_one, values(a="1")).read() == with_one.read()
+    assert with_values(without, values(a="1")) == without
 
 
 # --- masks ------------------------------------------------------------------------------------------------------

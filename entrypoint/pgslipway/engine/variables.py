@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from hashlib import sha256
 
 from ..config import VARIABLE, Variables
 from ..errors import Problem
@@ -62,6 +61,11 @@ class Filling(Migration):
     def is_sql(self) -> bool:
         """Tell whether its text is SQL."""
         return self.unfilled.is_sql
+
+    @property
+    def repeats(self) -> bool:
+        """Tell whether it is applied again whenever it has changed."""
+        return self.unfilled.repeats
 
     def read(self) -> Source:
         """Return the text with the values. Raises FilesChanged."""
@@ -193,16 +197,3 @@ def run_outside(migration: Migration, filled: Filled, contents: Contents) -> Ite
             runs_outside = OUTSIDE.match(one.text) or (not number and EXTENSION_UPDATE.match(one.text))
             if runs_outside and has_variable(filled, one.start, one.end):
                 yield excerpt(migration.filename, filled, one.start, RUNS_OUTSIDE)
-
-
-def checksum_of(migration: Migration, source: Source, variables: Variables) -> str:
-    """Return the checksum of a file, of its text and the values of its variables. Raises ValueError for a bad one.
-
-    Without variables it is that of the migration; a value that is not there counts as empty.
-    """
-    wanted = wanted_by(migration, source)
-    if wanted is None:
-        return migration.checksum
-    names = {name.upper() for name in names_in(source, wanted)}
-    values = [f"{name}={sha256((variables.value(name) or '').encode()).hexdigest()}" for name in sorted(names)]
-    return sha256("\n".join([migration.checksum, *values]).encode()).hexdigest()
