@@ -9,6 +9,7 @@ from .system import exists
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from mmap import mmap
     from os import PathLike
     from typing import Any, Self
 
@@ -100,8 +101,10 @@ class Variables:
         return self.known.get(name)
 
 
-def may_have_variables(source: bytes, layout: str) -> bool:
-    """Tell whether a file has the word of the directive for variables, or one of Flyway's."""
+def may_have_variables(source: "bytes | mmap", layout: str) -> bool:
+    """Tell whether a file may have the directive for variables, or one of Flyway's; a large one may in any case."""
+    if not isinstance(source, bytes):
+        return True
     return b"variables:" in source.lower() or (layout == "flyway" and b"${" in source)
 
 
@@ -247,6 +250,8 @@ def from_keywords(
         if text is not None:
             converted(f"MIGRATE_{key.upper()}", text, is_shown=True)
     values = {f"{VARIABLE}{name.upper()}": value for name, value in (variables or {}).items()}
+    if others := [name for name, value in values.items() if not isinstance(value, str)]:
+        raise ValueError(f"variables: each value must be a string; not so: {', '.join(others)}")
     return Config(dir=posix.fspath(folder), variables=Variables(values), **keywords)
 
 

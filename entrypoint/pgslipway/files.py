@@ -120,7 +120,7 @@ def has_sql(name: str) -> bool:
 def is_repeatable(name: str) -> bool:
     """Tell whether a file is a repeatable one by its name, or meant to be."""
     place = name.rfind("/") + 1
-    return name[place : place + 2] in {"R_", "r_"} and has_sql(name)
+    return name[place : place + 2] in {"R_", "r_"} and is_sql(name)
 
 
 def by_description(found: Found) -> tuple[str, str]:

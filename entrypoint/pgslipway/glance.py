@@ -83,8 +83,7 @@ def look(config: "Config", role: str | None, stop: "Stop") -> tuple[list[str] | 
         from .question import digests_sql, look_sql
 
         visible = visible_in(config.dir)
-        is_numbered = all(name[0].isdecimal() for name in visible)
-        folder = None if is_numbered else read(config, visible, line)  # it may have repeatable files, to be asked about
+        folder = read(config, visible, line) if may_repeat(visible) else None  # the server is to be asked about them
         asked = [filename for _, filename, _, _ in folder.repeatable] if folder else []
         newest_version = folder.found[-1][0] if folder else 0
         wire.log_in(f"{look_sql(role, LONGEST)} {digests_sql(config.schema, config.table, asked, newest_version)}")
@@ -96,6 +95,13 @@ def look(config: "Config", role: str | None, stop: "Stop") -> tuple[list[str] | 
     finally:
         stop.action = note
         line.close()
+
+
+def may_repeat(visible: "Mapping[str, Entry]") -> bool:
+    """Tell whether a folder may have repeatable files: in its folders, too, where it is Flyway's."""
+    if any(name[:2] in {"R_", "r_"} for name in visible):
+        return True
+    return any(name[0] == "V" for name in visible) and any(entry.is_dir() for entry in visible.values())
 
 
 def read(config: "Config", visible: "Mapping[str, Entry]", line: Line) -> "Folder":
@@ -117,8 +123,7 @@ def digests(folder: "Folder", asked: "Sequence[str]") -> str:
     from .question import digest, texts_digest
 
     texts = [(filename, checksum) for _, filename, checksum, _ in folder.repeatable]
-    sources = [read_file(path)[0][:] for _, _, _, path in folder.repeatable]
-    has_variables = any(may_have_variables(source, folder.layout) for source in sources)
+    has_variables = any(may_have_variables(read_file(path)[0], folder.layout) for _, _, _, path in folder.repeatable)
     if has_variables or [filename for filename, _ in texts] != asked:
         return ""
     own = digest([(version, checksum) for version, _, checksum, _ in folder.found])

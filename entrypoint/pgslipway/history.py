@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import product
+from typing import ClassVar
 
 import asyncpg
 
@@ -84,6 +85,7 @@ class Column:
 class History:
     """The history table of one schema, read and written over a connection that is passed in."""
 
+    grants: ClassVar[str] = "SELECT and INSERT"
     schema: str
     table: str
     role: str | None = None
@@ -192,7 +194,7 @@ class History:
                 yield
         except (asyncpg.InsufficientPrivilegeError, asyncpg.InvalidParameterValueError) as error:
             raise AccessRefused(
-                f"{error}; the history table {self.name} needs SELECT and INSERT, and CREATE on its schema where it "
+                f"{error}; the history table {self.name} needs {self.grants}, and CREATE on its schema where it "
                 "does not exist yet (MIGRATE_SCHEMA, MIGRATE_ROLE)"
             ) from error
 

@@ -9,7 +9,7 @@ import asyncpg
 from .dial import Connection
 from .driver_errors import BROKEN, describe, verdict
 from .engine.sending import own_sql
-from .errors import BadConfiguration, DatabaseUnavailable
+from .errors import BadConfiguration, DatabaseUnavailable, SlipwayError
 from .run import Run
 from .up import bring_up_to_date
 
@@ -17,8 +17,16 @@ HAS_OTHER_ROLE = "SELECT 1 WHERE current_user <> session_user"
 
 
 async def run_on_pool(pool: "asyncpg.Pool[asyncpg.Record]", run: Run) -> list[str]:
-    """Apply the pending migrations; return the filenames newly applied."""
-    await bring_up_to_date(run, partial(acquire, pool, run))
+    """Apply the pending migrations; return the filenames newly applied.
+
+    Where a file has variables, a failure goes on without its cause: the driver's errors hold the SQL with the values.
+    """
+    try:
+        await bring_up_to_date(run, partial(acquire, pool, run))
+    except SlipwayError as error:
+        if run.config.variables.known:
+            error.__cause__ = error.__context__ = None
+        raise
     return run.applied
 
 

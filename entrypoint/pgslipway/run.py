@@ -74,6 +74,8 @@ class Run:
     """How many migrations were taken over from another tool."""
     adopts_beside_empty: bool = False
     """A person has decided that another tool's history counts where ours is there and empty."""
+    newest_row: int = 0
+    """The newest version in the history when it was last compared."""
     missing: str = ""
     """The migrations that the last look of `wait` missed."""
 

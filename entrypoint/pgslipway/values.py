@@ -10,7 +10,7 @@ from .errors import BadConfiguration, Problem
 from .files import FLYWAY, Source
 from .migrations import Repeatable
 
-DECLARED = re.compile(rb"^[ \t]*--[ \t]*variables:([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
+DECLARED = re.compile(rb"variables:([^\r\n]*)", re.IGNORECASE)
 PLACEHOLDER = re.compile(rb"\$\{([^{}'\"\s]*)\}")
 
 
@@ -34,6 +34,6 @@ def with_values(one: Repeatable, variables: Variables) -> Repeatable:
 def names_in(source: Source, layout: str) -> Iterator[str]:
     """Yield the names of the variables that a file may have, in lower case: one too many does no harm."""
     for match in PLACEHOLDER.finditer(source) if layout == FLYWAY else ():
-        yield match[1].decode().lower()
+        yield match[1].decode(errors="replace").lower()
     for match in DECLARED.finditer(source):
-        yield from (name.strip().lower() for name in match[1].decode().split(",") if name.strip())
+        yield from (name.strip().lower() for name in match[1].decode(errors="replace").split(",") if name.strip())

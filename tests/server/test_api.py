@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -144,6 +145,13 @@ async def test_variables_are_a_keyword(
         await run_migrations(pool, files)
     await run_migrations(pool, files, variables={"Name": "it's"})
 
+    folder({"002_b.sql": "-- variables: Name\nSELECT '${Name}'::int;"})
+    with pytest.raises(MigrationFailed, match=r"invalid input syntax for type integer: \"\$\{name\}\"") as failed:
+        await run_migrations(pool, files, variables={"Name": "it's"})
+    with pytest.raises(BadConfiguration, match="each value must be a string; not so: MIGRATE_VAR_NAME"):
+        await run_migrations(pool, files, variables={"Name": 5})  # type: ignore[dict-item]
+
+    assert "it's" not in "".join(traceback.format_exception(failed.value, limit=0))
     assert str(caught.value) == "001_a.sql needs MIGRATE_VAR_NAME, the value of its variable ${Name}"
     assert await pool.fetchval('SELECT a FROM "it\'s"') == "it's"
 

@@ -118,6 +118,12 @@ async def test_failure_is_told_with_its_line_in_the_file(
     assert not await database.fetch("SELECT FROM t")
 
 
+def test_line_is_not_taken_from_the_data() -> None:
+    context = 'COPY orders, line 2, column note: "foo\norders 4711"'
+
+    assert line_in(b"COPY orders FROM stdin", {"context": f"SQL statement\n{context}"}) == 2
+
+
 def test_line_is_found_in_another_language_of_the_server() -> None:
     """In words of our own, because the server at hand may have no translations."""
     for context in ('COPY t, Zeile 12, Spalte a: "x"', "tのCOPY、行 12", "t 복사, 12번째 줄, a 열", "COPY t, 第 12 行"):

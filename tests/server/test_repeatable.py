@@ -27,8 +27,9 @@ VIEW = "CREATE OR REPLACE VIEW v AS SELECT {} AS n;\n"
 TABLE = {"001_a.sql": "CREATE TABLE a (n int);"}
 REPEATABLE = {**TABLE, "R__v.sql": VIEW.format(1)}
 TOLD_APART_BY_NOBODY = (
-    "R__v.sql is superseded: its text was applied before, and another one since, by an image with the same newest "
-    "version, so nobody can tell which is the newer one; if this one is, change a comment in it, or add a version"
+    "R__v.sql is superseded: its text, with the values of its variables, was applied before, and another one since, "
+    "by an image with the same newest version, so nobody can tell which is the newer one; if this one is, change a "
+    "comment in it, or add a version"
 )
 
 
@@ -117,6 +118,37 @@ async def test_older_image_leaves_the_newer_text_alone(ground: Ground, folder: F
     why = "an image with version 2 has applied its own text of it; a newer one may change it again"
     assert f"R__v.sql is superseded: {why}" in finished.err
     assert await ground.shown() == 1
+
+
+async def test_file_that_only_an_older_image_has_is_left_alone_on_a_newer_schema(
+    ground: Ground, folder: Folder
+) -> None:
+    folder({**TABLE, "002_b.sql": "SELECT 1;"})
+    ground.up()
+    (folder.path / "002_b.sql").unlink()
+    folder(REPEATABLE)
+
+    finished = ground()
+
+    last = "up to date: nothing to do; the newest of 1 migration is 001_a.sql; superseded: R__v.sql"
+    assert (finished.code, message(finished)) == (0, last), finished
+    assert "R__v.sql is superseded: no image has applied it yet, and the database is ahead of this one" in finished.err
+    assert [row["state"] for row in json.loads(ground("status", "--json").out)] == ["applied", "ahead", "superseded"]
+    assert await ground.database.fetch("SELECT FROM pg_views WHERE viewname = 'v'") == []
+
+
+async def test_down_file_is_no_repeatable_one_and_down_leaves_a_strangers_table_alone(
+    ground: Ground, folder: Folder
+) -> None:
+    folder({**TABLE, "001_a.down.sql": "DROP TABLE a;", "R__v.down.sql": "DROP VIEW v;"})
+    assert ground.up() == "up to date: applied 1 migration; the newest of 1 migration is 001_a.sql"
+    await ground.database.execute(f"CREATE TABLE {TEXTS} AS SELECT 1 AS mine")
+
+    finished = ground("down", "0")
+
+    assert finished.code == 23, finished
+    assert "is not pgslipway's: it has no column applied_at, checksum, filename, newest" in message(finished)
+    assert len(await ground.database.fetch(f"SELECT FROM {TEXTS}")) == 1
 
 
 async def test_failure_keeps_the_versions_and_the_files_before_it(ground: Ground, folder: Folder) -> None:

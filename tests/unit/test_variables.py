@@ -214,6 +214,10 @@ FOLDERS = {
         {"1_a.sql": '-- no-transaction\n-- variables: a\nSELECT 1;\nVACUUM "${a}";\nANALYZE "${a}";'},
         [f'1_a.sql:4: {OUTSIDE}\n  4 | VACUUM "${{a}}";\n    | ^'],
     ),
+    "extension-behind-a-setting": (
+        {"1_a.sql": '-- no-transaction\n-- variables: a\nSET x.y = 1;\nALTER EXTENSION e UPDATE TO "${a}";'},
+        [f'1_a.sql:4: {OUTSIDE}\n  4 | ALTER EXTENSION e UPDATE TO "${{a}}";\n    | ^'],
+    ),
     "in-the-up-part": ({"1_a.sql": "-- +goose Up\n-- variables: a\nSELECT '${a}';\n-- +goose Down\nSELECT 1;"}, []),
     "unclosed": (
         {"1_a.sql": "-- variables: a\nSELECT 1; '${a}"},
@@ -242,6 +246,23 @@ def test_variables_of_a_file_are_checked_without_their_values(
     (migration,) = discover(folder(files))
 
     assert [str(problem) for problem in checked(migration, None)[1].problems] == problems
+
+
+@pytest.mark.parametrize(
+    "directive",
+    [
+        "\ufeff-- variables: a",
+        "--\rSELECT 1;\r-- x\r",
+        "/* views */ -- VARIABLES: b, a",
+        "\f-- variables: a",
+        "--\xa0variables: a",
+    ],
+)
+def test_checksum_has_the_values_of_all_that_is_declared(directive: str, folder: Folder) -> None:
+    path = folder({"1_a.sql": "", "R__a.sql": f"{directive}\r-- variables: a\rSELECT '${{a}}';"})
+    _, (one,) = discover_all(str(path))
+
+    assert len({with_values(one, values(a=value)).checksum for value in ("", "1", "2")}) == 3
 
 
 def test_checksum_with_values_changes_with_each_value_that_a_file_needs(folder: Folder) -> None:

@@ -61,7 +61,7 @@ async def plan(request: Request) -> str:
             show(f"  {warning}")
     for job in jobs:
         how = "in a transaction" if job.contents.transactional else "without a transaction"
-        so_far = unfinished.get(job.migration.version)
+        so_far = None if job.repeats else unfinished.get(job.migration.version)
         done = f"; {progress(so_far)}" if so_far else ""
         show(f"apply {job.filename} ({count(job.contents.count, 'statement')}, {how}{done})")
     return f"{run.counted([job.filename for job in jobs])} to apply{superseded(run.superseded)}"

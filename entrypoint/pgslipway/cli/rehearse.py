@@ -11,7 +11,7 @@ from ..errors import BadConfiguration
 from ..libpq import URL
 from ..request import Request
 from ..up import up
-from ..words import count
+from ..words import both
 from .rows import plan_of, rows, show, to_table
 
 
@@ -24,8 +24,10 @@ async def rehearse(request: Request) -> str:
         location = Location({URL: server.get_uri()}, "an embedded Postgres")
         config = request.config.but(role=None, location=location)
         await up(config, request.applied)
-        show(to_table(rows(*await plan_of(config))))
-    return f"rehearsed {count(len(request.applied), 'migration')} on an embedded Postgres, which is gone again"
+        plan, unfinished, is_theirs, repeated = await plan_of(config)
+        show(to_table(rows(plan, unfinished, is_theirs, repeated)))
+    done = both(len(request.applied) - len(repeated), len(repeated))
+    return f"rehearsed {done} on an embedded Postgres, which is gone again"
 
 
 def embedded_server() -> Callable[[str], Any]:

@@ -64,6 +64,7 @@ async def plan_of(config: Config) -> tuple[Plan, Unfinished, bool, list[Row]]:
     async with connect(config, first_look) as (connection, (history, found)), own_sql(run.history):
         rows = found.rows if found else history
         plan = make_plan(run.migrations, rows, is_squash=is_squash(run.migrations, rows))
+        run.newest_row = max((row.version for row in rows), default=0)
         unfinished = await unfinished_as_login(run, connection)
         adopted = found.texts if found else []
         repeated = repeatable_rows(run, await read(run, run.history_as_login, connection), adopted)
@@ -78,7 +79,7 @@ def repeatable_rows(run: Run, texts: Sequence[Text], adopted: Sequence[Text]) ->
         Row(
             None,
             one.filename,
-            "adoptable" if one.filename in theirs else state_of(one, texts),
+            "adoptable" if one.filename in theirs else state_of(one, texts, run.newest_row),
             moments.get((one.filename, one.checksum)),
         )
         for one in run.repeatable

@@ -59,6 +59,8 @@ def line_in(statement: bytes, fields: Mapping[str, str]) -> int:
     The context is in the server's language: the table's name and the first number after it are in each of them.
     """
     table = next(parts[-1] for _, parts in names(statement) if parts not in BEFORE_TABLE)
-    pattern = re.compile(rf"^(?:COPY )?{re.escape(folded(table))}\D{{1,12}}(\d+)", re.MULTILINE)
-    found: list[str] = pattern.findall(fields.get("context") or "")
-    return int(found[-1]) if found else 0
+    name, context = re.escape(folded(table)), fields.get("context") or ""
+    for words in (rf"^COPY {name}, \w+ (\d+)", rf"^(?:COPY )?{name}\D{{1,12}}(\d+)"):
+        if match := re.search(words, context, re.MULTILINE):  # the first one, because data may follow it
+            return int(match[1])
+    return 0

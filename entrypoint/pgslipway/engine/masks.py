@@ -38,7 +38,7 @@ class Forms:
 
     def spans(self, text: str) -> Iterator[tuple[int, int, str]]:
         """Yield (start, end, name) of each value, or piece of one, in a text in lower case."""
-        cuts = [match.start() for match in re.finditer(re.escape(CUT), text)]
+        cuts = [*(match.start() for match in re.finditer(re.escape(CUT), text)), len(text.rstrip('"'))]
         for form, name in self.names.items():
             for match in re.finditer(pattern_of(form), text) if len(form) < LONG and form in text else ():
                 yield match.start(), match.end(), name

@@ -86,7 +86,8 @@ def start_of_line(source: Source, offset: int, number: int) -> int:
     """Return the first byte of a line, counted from 1, of what begins at `offset`."""
     if number == 1:
         return offset
-    return next(islice(NEWLINE.finditer(source, offset), number - 2, None)).end()
+    line_end = next(islice(NEWLINE.finditer(source, offset), number - 2, None), None)
+    return line_end.end() if line_end else offset
 
 
 def excerpt(filename: str, source: Source, offset: int, message: str) -> Problem:

@@ -22,6 +22,11 @@ OPEN_ESCAPE = {
 }
 OPEN_ESCAPE[UNICODE_NAME] = OPEN_ESCAPE[UNICODE]
 """The beginning of an escape that the first characters of a value would end."""
+BACKSLASH = ord("\\")
+LONGEST_ESCAPE = 10
+"""Bytes."""
+NEAR = 1 << 16
+"""Bytes after a string in which its UESCAPE is looked for."""
 PIECE, GAP = re.compile(E_STRING, re.DOTALL), re.compile(NEXT_LINE)
 
 STANDS_ALONE = (
@@ -87,12 +92,15 @@ def misfit_in(source: bytes, segment: Segment, start: int, end: int) -> str:
     if segment.kind == UESCAPE or (segment.kind in {UNICODE, UNICODE_NAME} and has_uescape(source, segment.end + 1)):
         return NO_UESCAPE
     pattern = OPEN_ESCAPE.get(segment.kind)
-    return ENDS_ESCAPE if pattern and pattern.search(source[segment.start : start]) else ""
+    first = max(segment.start, start - LONGEST_ESCAPE)
+    while first > segment.start and source[first] == BACKSLASH:  # which tells with how many of them it begins
+        first -= 1
+    return ENDS_ESCAPE if pattern and pattern.search(source[first:start]) else ""
 
 
 def has_uescape(source: bytes, end: int) -> bool:
     """Tell whether the string or the name that ends there, or goes on in the next line, has an escape of its own."""
-    for kind, first, last in tokens(b"\n" + source[end:]):
+    for kind, first, last in tokens(b"\n" + source[end : end + NEAR]):
         if kind not in BLANK and kind != "string":
             return kind == "word" and source[end + first - 1 : end + last - 1].upper() == b"UESCAPE"
     return False
@@ -168,6 +176,6 @@ def fitted(value: str, use: Use) -> bytes:
     if use.kind in DOUBLED:
         for character in DOUBLED[use.kind]:
             value = value.replace(character, character * 2)
-    elif not PLAIN_VALUE.fullmatch(value):
+    elif not PLAIN_VALUE.fullmatch(value) or value.upper() == "UESCAPE":  # which changes the string before it
         raise SqlError(use.start, NOT_PLAIN[use.kind])
     return value.encode()

@@ -99,6 +99,7 @@ def compare(run: Run, history: Sequence[Applied]) -> Plan:
     config = run.config
     policy = Policy(ahead=config.ahead, out_of_order=config.out_of_order, edited=config.edited)
     plan = make_plan(run.migrations, history, is_squash=is_squash(run.migrations, history))
+    run.newest_row = max((row.version for row in history), default=0)
     refused = set(map(str, plan.refusals(policy)))
     for warning in map(str, plan.warnings()):
         if warning not in refused and warning not in run.warned:

@@ -51,7 +51,9 @@ def plain(held: Held, job: Job, settings: str, condition: str) -> Around:
 
 def short(held: Held, job: Job) -> Around:
     """Return what can be sent after a file that was applied in the same session and has left nothing."""
-    if not keeps_prepared(held) or job.repeats:
+    if job.repeats:  # no key keeps a second runner from writing the row of another text
+        return plain(held, job, settings_sql(job.config, "LOCAL"), held.condition)
+    if not keeps_prepared(held):
         return plain(held, job, settings_sql(job.config, "LOCAL"), "true")
     row = row_sql_values(job.migration, job.contents.minimum_version)
     record, verify = f"EXECUTE {SETTINGS}; EXECUTE {RECORD} ({row})", f"EXECUTE {VERIFY} ({job.migration.version})"

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import ClassVar
 
 from ..dial import Connection
 from ..driver_errors import made_once
@@ -68,27 +69,31 @@ class Text:
 class Texts(History):
     """The table of the texts, beside the history of the schema."""
 
+    grants: ClassVar[str] = "SELECT, INSERT and UPDATE, and DELETE for `down`"
+
     @property
     def name(self) -> str:
         """The qualified, quoted name."""
         return texts_name(self.schema, self.table)
 
     async def exists(self, connection: Connection) -> bool:
-        """Tell whether the table is there."""
+        """Tell whether the table is there. Raises HistoryConflict for one that is not ours, AccessRefused."""
         async with self.transaction(connection):
-            return bool(await connection.fetchval(EXISTS, self.name))
+            columns = {row["attname"] for row in await connection.fetch(COLUMNS, self.name)}
+            if not columns and not await connection.fetchval(EXISTS, self.name):
+                return False
+        if missing := set(Text.__slots__) - columns:
+            raise HistoryConflict(
+                f"{self.name} is not pgslipway's: it has no column {', '.join(sorted(missing))}; it was left "
+                "alone. Set MIGRATE_TABLE to another name, such as pgslipway_migrations"
+            )
+        return True
 
     async def texts(self, connection: Connection, filenames: Sequence[str]) -> list[Text]:
         """Return the texts of these files; none where there is no table yet. Raises HistoryConflict, AccessRefused."""
+        if not await self.exists(connection):
+            return []
         async with self.transaction(connection):
-            columns = {row["attname"] for row in await connection.fetch(COLUMNS, self.name)}
-            if not columns and not await self.exists(connection):
-                return []
-            if missing := set(Text.__slots__) - columns:
-                raise HistoryConflict(
-                    f"{self.name} is not pgslipway's: it has no column {', '.join(sorted(missing))}; it was left "
-                    "alone. Set MIGRATE_TABLE to another name, such as pgslipway_migrations"
-                )
             return [Text(**row) for row in await connection.fetch(TEXTS.format(table=self.name), filenames)]
 
     async def create(self, connection: Connection, lock_timeout: float) -> None:
@@ -165,11 +170,14 @@ def moment_of(text: Text) -> tuple[int, datetime]:
     return text.newest, text.applied_at
 
 
-def state_of(one: Repeatable, texts: Sequence[Text]) -> str:
-    """Return whether a file is APPLIED, PENDING or SUPERSEDED, by the texts that were applied so far."""
+def state_of(one: Repeatable, texts: Sequence[Text], newest_row: int = 0) -> str:
+    """Return whether a file is APPLIED, PENDING or SUPERSEDED, by the texts that were applied so far.
+
+    And by the newest version in the history: the schema of a newer image may have no place for a file of this one.
+    """
     last = last_of(one, texts)
     if last is None:
-        return PENDING
+        return PENDING if newest_row <= one.version else SUPERSEDED
     if last.checksum == one.checksum:
         return APPLIED
     if last.newest != one.version:
@@ -195,7 +203,7 @@ async def pending(run: Run, history: History, connection: Connection, adopted: S
     Notes the superseded ones in the run, logs a warning about each, and notes whether the applied ones are confirmed.
     """
     texts = [*await read(run, history, connection), *adopted]
-    states = {one: state_of(one, texts) for one in run.repeatable}
+    states = {one: state_of(one, texts, run.newest_row) for one in run.repeatable}
     left_alone = [one for one in run.repeatable if states[one] == SUPERSEDED]
     run.is_confirmed = not any(is_before(one, last_of(one, texts)) for one in run.repeatable)
     run.superseded = [one.filename for one in left_alone]
@@ -209,15 +217,20 @@ async def pending(run: Run, history: History, connection: Connection, adopted: S
 
 def superseded_warning(one: Repeatable, last: Text | None, layout: str) -> str:
     """Say why a file is left alone, and the way out."""
-    if last and last.newest > one.version:
+    if last is None:
+        return (
+            f"{one.filename} is superseded: no image has applied it yet, and the database is ahead of this one, so it "
+            "may not fit; a newer image that has the file applies it"
+        )
+    if last.newest > one.version:
         return (
             f"{one.filename} is superseded: an image with version {written(layout, last.newest)} has applied its own "
             "text of it; a newer one may change it again"
         )
     return (
-        f"{one.filename} is superseded: its text was applied before, and another one since, by an image with the same "
-        "newest version, so nobody can tell which is the newer one; if this one is, change a comment in it, or add a "
-        "version"
+        f"{one.filename} is superseded: its text, with the values of its variables, was applied before, and another "
+        "one since, by an image with the same newest version, so nobody can tell which is the newer one; if this one "
+        "is, change a comment in it, or add a version"
     )
 
 

@@ -228,6 +228,7 @@ class SteppedFile:
         if session.held.another is None:
             needs = "needs a second connection, which run_migrations does not open; use the image, or the command line"
             raise BadConfiguration(Problem(needs, self.job.filename, step.line, joint=" "))
+        refuse_values(self.job, step)
         entry = replace(step.entry(self.job.migration.version), statement=step.text)
         connection = await session.held.another(session.startup)
         try:

@@ -14,7 +14,7 @@ from ..config import VARIABLE, Variables
 from ..errors import Problem
 from ..files import Source
 from ..migrations import Migration
-from .check import EXTENSION_UPDATE, OUTSIDE, check
+from .check import EXTENSION_UPDATE, OUTSIDE, SETTINGS, check
 from .contents import Contents
 from .filled import Filled, has_variable, put_in
 from .masks import masked
@@ -193,7 +193,8 @@ def unused(migration: Migration, wanted: Wanted, found: Iterable[Use]) -> Iterat
 def run_outside(migration: Migration, filled: Filled, contents: Contents) -> Iterator[Problem]:
     """Yield a problem for each statement with a variable that runs outside a transaction."""
     with suppress(SqlError):  # the check of the file tells
-        for number, one in enumerate(() if contents.transactional else statements(filled)):
+        found = () if contents.transactional else statements(filled)
+        for number, one in enumerate(one for one in found if not SETTINGS.match(one.text)):
             runs_outside = OUTSIDE.match(one.text) or (not number and EXTENSION_UPDATE.match(one.text))
             if runs_outside and has_variable(filled, one.start, one.end):
                 yield excerpt(migration.filename, filled, one.start, RUNS_OUTSIDE)

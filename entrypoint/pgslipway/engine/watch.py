@@ -28,7 +28,7 @@ SOON = 0.1
 # The lock that the worker waits for, and a row for each session that is in its way.
 BLOCKERS = """
 SELECT w.mode, w.locked, blocker.pid, b.usename, b.application_name, b.state, b.backend_type,
-       pg_catalog.host(b.client_addr) AS host, pg_catalog.left(b.query, 100) AS query,
+       pg_catalog.host(b.client_addr) AS host, b.query,
        pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - b.state_change)::int AS seconds
   FROM (SELECT a.pid FROM pg_catalog.pg_stat_activity a WHERE {worker} ORDER BY a.query_start LIMIT 1) AS a
   CROSS JOIN LATERAL (
@@ -63,6 +63,8 @@ LONG_ENOUGH = """
 SELECT pg_catalog.set_config('lock_timeout', greatest({usual}, setting::int + 500)::text, {is_local})
   FROM pg_catalog.pg_settings WHERE name = 'deadlock_timeout' AND {usual} > 0
 """
+SHOWN = 100
+"""Characters of a query that a message shows."""
 POOLED = """
 a.application_name = 'pgslipway' AND a.state = 'active' AND a.pid <> pg_catalog.pg_backend_pid()
 AND a.datname = pg_catalog.current_database()
@@ -155,7 +157,7 @@ class Watch:
         worker = DIRECT.format(pid=self.held.pid) if self.held.pid else POOLED
         async with self.connection.transaction():
             if blockers := await self.connection.fetch(BLOCKERS.format(worker=worker)):
-                self.blocker = self.mask(blocked_by(blockers))
+                self.blocker = self.mask(blocked_by(blockers, self.mask))
                 self.is_autovacuum = any(row["pid"] and not row["usename"] for row in blockers)
                 return self.blocker
             progress = await self.connection.fetchrow(PROGRESS.format(worker=worker))
@@ -169,14 +171,14 @@ class Watch:
         return LONG_ENOUGH.format(usual=milliseconds(usual), is_local=is_local)
 
 
-def blocked_by(blockers: Sequence[asyncpg.Record]) -> str:
+def blocked_by(blockers: Sequence[asyncpg.Record], mask: Callable[[str], str]) -> str:
     """Describe the lock that is waited for and its holders, as far as the role may see them."""
-    holders = "; ".join(map(holder, blockers))
+    holders = "; ".join(holder(blocker, mask) for blocker in blockers)
     return f"waiting for {blockers[0]['mode']} on {blockers[0]['locked']}, held by {holders}"
 
 
-def holder(row: asyncpg.Record) -> str:
-    """Describe one session that blocks."""
+def holder(row: asyncpg.Record, mask: Callable[[str], str]) -> str:
+    """Describe one session that blocks; `mask` hides what nobody is to see, before its query is cut."""
     if not row["pid"]:
         return "a prepared transaction (see pg_prepared_xacts)"
     known = [
@@ -185,7 +187,7 @@ def holder(row: asyncpg.Record) -> str:
         row["host"] and f"from {row['host']}",
         f"{row['state']} for {row['seconds']} s" if row["seconds"] is not None else "",  # not where nobody tracks it
     ]
-    query = UNPRINTABLE.sub("�", " ".join((row["query"] or "").split())) if row["state"] else ""
+    query = UNPRINTABLE.sub("�", " ".join(mask(row["query"] or "").split()))[:SHOWN] if row["state"] else ""
     what = "" if not query else f", {'its query' if row['state'] == 'active' else 'its last query'}: {query}"
     return f"pid {row['pid']} ({', '.join(filter(None, known))}{what})"
 

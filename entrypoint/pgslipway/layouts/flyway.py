@@ -51,7 +51,8 @@ def flyway(visible: "Visible") -> "Chosen":
         raise BadMigrations(*sorted(refused, key=lambda problem: problem.file))
     chosen |= without_sql(code, chosen)
     ignored += code.keys() - chosen.keys()
-    return chosen | repeatable, flyway_version, sorted(name for name in ignored if not is_setting(name, chosen))
+    chosen |= repeatable
+    return chosen, flyway_version, sorted(name for name in ignored if not is_setting(name, chosen))
 
 
 def without_sql(code: "Mapping[str, Entry]", chosen: "Mapping[str, Entry]") -> "dict[str, Entry]":
