@@ -99,9 +99,10 @@ def look(config: "Config", role: str | None, stop: "Stop") -> tuple[list[str] | 
 
 def may_repeat(visible: "Mapping[str, Entry]") -> bool:
     """Tell whether a folder may have repeatable files: in its folders, too, where it is Flyway's."""
-    if any(name[:2] in {"R_", "r_"} for name in visible):
+    starts = {name[:2] for name in visible}
+    if not starts.isdisjoint(("R_", "r_")):
         return True
-    return any(name[0] == "V" for name in visible) and any(entry.is_dir() for entry in visible.values())
+    return any(start[0] == "V" for start in starts) and any(entry.is_dir() for entry in visible.values())
 
 
 def read(config: "Config", visible: "Mapping[str, Entry]", line: Line) -> "Folder":

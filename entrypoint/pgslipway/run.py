@@ -122,8 +122,9 @@ class Run:
             return
         self.folder = state
         migrations, repeatable = files_of(self.config)
-        here = {*self.migrations, *self.repeatable}
-        if changed := {one.filename for one in {*migrations, *repeatable} ^ here}:
+        now = {(one.filename, one.checksum) for one in (*migrations, *repeatable)}
+        before = {(one.filename, one.checksum) for one in (*self.migrations, *self.repeatable)}
+        if changed := {filename for filename, _ in now ^ before}:
             raise FilesChanged(*(Problem(CHANGED, filename) for filename in sorted(changed)))
 
     def start_over(self, error: StartOver | FilesChanged) -> None:

@@ -78,6 +78,7 @@ async def apply_pending(run: Run, connection: Connection) -> None:
         async with lock.lock(connection, run.config, run.history, differs_sql) as held:
             if held is None:
                 run.refuse_changed()
+                run.superseded = []
                 logger.info("another runner has applied everything")
                 return
             async with their_lock.their_lock(run, held, found):

@@ -679,7 +679,7 @@ async def test_journal_and_what_the_file_makes_belong_to_the_role(
     assert finished.code == 0, finished
 
 
-@pytest.mark.parametrize(("schema", "table"), [('Odd "schema', "Ümlaut's"), ("public", "t" * 57)], ids=["odd", "long"])
+@pytest.mark.parametrize(("schema", "table"), [('Odd "schema', "Ümlaut's"), ("public", "t" * 52)], ids=["odd", "long"])
 async def test_journal_is_beside_a_history_of_any_name(
     schema: str, table: str, database: Database, folder: Folder, slipway: Slipway
 ) -> None:

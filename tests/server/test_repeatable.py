@@ -147,7 +147,7 @@ async def test_down_file_is_no_repeatable_one_and_down_leaves_a_strangers_table_
     finished = ground("down", "0")
 
     assert finished.code == 23, finished
-    assert "is not pgslipway's: it has no column applied_at, checksum, filename, newest" in message(finished)
+    assert "is not pgslipway's: it has no column filename text, checksum text, newest bigint" in message(finished)
     assert len(await ground.database.fetch(f"SELECT FROM {TEXTS}")) == 1
 
 

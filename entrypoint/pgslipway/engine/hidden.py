@@ -44,7 +44,7 @@ async def failure(connection: Connection, job: Job, claim: asyncpg.UniqueViolati
         return AccessRefused(Problem(hidden, job.filename, joint=" "))
     taken = (
         "could not be recorded, though no row that can be seen has its version; look for a trigger, a rule or another "
-        f"unique index on {table}: {claim}"
+        f"unique index on {table}: {job.mask(str(claim))}"
     )
     return HistoryConflict(Problem(taken, job.filename, joint=" "))
 

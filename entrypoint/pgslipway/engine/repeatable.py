@@ -35,9 +35,10 @@ logger = logging.getLogger(__name__)
 CREATE = """CREATE TABLE {table} (
     filename TEXT, checksum TEXT, newest BIGINT NOT NULL, applied_at TIMESTAMPTZ NOT NULL DEFAULT NOW(),
     PRIMARY KEY (filename, checksum))"""
+TYPES = {"filename": "text", "checksum": "text", "newest": "bigint", "applied_at": "timestamp with time zone"}
 EXISTS = "SELECT pg_catalog.to_regclass($1) IS NOT NULL"
 COLUMNS = """
-SELECT attname FROM pg_catalog.pg_attribute
+SELECT attname, pg_catalog.format_type(atttypid, NULL) AS type FROM pg_catalog.pg_attribute
  WHERE attrelid = pg_catalog.to_regclass($1) AND attnum > 0 AND NOT attisdropped
 """
 TEXTS = f"""
@@ -79,13 +80,13 @@ class Texts(History):
     async def exists(self, connection: Connection) -> bool:
         """Tell whether the table is there. Raises HistoryConflict for one that is not ours, AccessRefused."""
         async with self.transaction(connection):
-            columns = {row["attname"] for row in await connection.fetch(COLUMNS, self.name)}
+            columns = {row["attname"]: row["type"] for row in await connection.fetch(COLUMNS, self.name)}
             if not columns and not await connection.fetchval(EXISTS, self.name):
                 return False
-        if missing := set(Text.__slots__) - columns:
+        if others := [f"{name} {type_}" for name, type_ in TYPES.items() if columns.get(name) != type_]:
             raise HistoryConflict(
-                f"{self.name} is not pgslipway's: it has no column {', '.join(sorted(missing))}; it was left "
-                "alone. Set MIGRATE_TABLE to another name, such as pgslipway_migrations"
+                f"{self.name} is not pgslipway's: it has no column {', '.join(others)}; it was left alone. Set "
+                "MIGRATE_TABLE to another name, such as pgslipway_migrations"
             )
         return True
 
