@@ -8,8 +8,8 @@ test: export MAY_INSTALL := 1
 test: .venv/ready  ## check everything; as root on Debian or Ubuntu it installs what is missing
 	tests/setup/test.sh
 
-test-quick: .venv/ready  ## what needs no server: seconds
-	PGSLIPWAY_QUICK=1 .venv/bin/pytest --numprocesses=2 --quiet -m "not needs_server and not faults"
+test-quick: .venv/ready  ## the unit tests that need no server: half a minute
+	PGSLIPWAY_QUICK=1 .venv/bin/pytest --numprocesses=2 --quiet -m "not needs_server and not faults" tests/unit
 
 test-faults: .venv/ready  ## the slow part: every fault, systematically; where CI is set, `make test` has a sample of it
 	PGSLIPWAY_FAULTS_EVERY=$${PGSLIPWAY_FAULTS_EVERY:-1} .venv/bin/pytest -m faults tests/faults
