@@ -128,6 +128,23 @@ async def test_every_kind_of_file_is_applied_and_nothing_stays_in_the_pool(
     await assert_all_done_once(database)
 
 
+@IN_EACH_MODE
+async def test_repeatable_files_are_applied_whenever_they_change(
+    mode: str, pooled: Poolers, database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    through, view = pooled(database, mode), "CREATE OR REPLACE VIEW {} AS SELECT {} AS n;"
+    views = {f"R__{name}.sql": view.format(name, 1) for name in "vw"}
+    first = await up(slipway, through, folder({"1_a.sql": "CREATE TABLE a ();", "2_b.sql": "SELECT 1;"} | views))
+    again = await up(slipway, through, folder({"R__w.sql": view.format("w", 2)}))
+    last = await up(slipway, through, folder({}))
+
+    assert [each.code for each in (first, again, last)] == [0, 0, 0], f"{first}{again}{last}"
+    assert again.outcome
+    assert again.outcome["applied"] == ["R__w.sql"]
+    assert [tuple(row) for row in await database.fetch("SELECT v.n, w.n FROM v, w")] == [(1, 2)]
+    await assert_nothing_left(database, through)
+
+
 @pytest.mark.parametrize(
     ("known", "code", "said"),
     [
