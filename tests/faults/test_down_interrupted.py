@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
-from proxy import Fault, FaultProxy
+from proxy import FaultProxy
 from sampling import sample_of_this_run
+from strikes import ENDS, finish_struck
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,9 +24,6 @@ FILES = {
     for number in (1, 2)
     for way, text in (("up", "CREATE TABLE t{0} ();"), ("down", "DROP TABLE t{0}; SELECT pg_sleep(0.02);"))
 }
-ENDS = {"cut": {0, 13}, "killed": {-signal.SIGKILL}}
-AFTER = {"cut": True, "killed": False}
-"""Whether the message is handed on first: a server that has it and loses its client, and one that never gets it."""
 
 
 class Ground:
@@ -61,21 +58,9 @@ class Ground:
         async with self.server.fresh_database() as database, FaultProxy(database) as proxy:
             await self.apply(database)
             process = self.down(database.at(proxy.port))
-
-            def strike() -> None:
-                if means == "killed":
-                    process.terminate(signal.SIGKILL)
-                    proxy.close()
-                else:
-                    proxy.reset()
-
-            proxy.faults = [Fault(number, AFTER[means], strike)]
-            first = await asyncio.to_thread(process.finish)
+            wrong = await finish_struck(process, proxy, number, means)
             tables, rows = await self.left(database)
             second = await asyncio.to_thread(self.down(database).finish)
-            wrong = []
-            if first.code not in (ENDS[means] if proxy.struck_at else {0}):
-                wrong.append(f"exit code {first.code}")
             if tables != rows or tables != ["t1", "t2"][: len(tables)]:
                 wrong.append(f"tables {tables}, rows {rows}")
             if second.code != 0 or await self.left(database) != ([], []):

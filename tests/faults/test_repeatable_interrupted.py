@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -11,8 +10,9 @@ import asyncpg
 import pytest
 
 from pgslipway import run_migrations
-from proxy import Fault, FaultProxy
+from proxy import FaultProxy
 from sampling import sample_of_this_run
+from strikes import ENDS, finish_struck
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,9 +35,6 @@ def release(number: int) -> dict[str, str]:
     }  # fmt: skip
 
 
-ENDS = {"cut": {0, 13}, "killed": {-signal.SIGKILL}}
-AFTER = {"cut": True, "killed": False}
-"""Whether the message is handed on first: a server that has it and loses its client, and one that never gets it."""
 RELEASE = {sha256(text(name, number).encode()).hexdigest(): number for name in "abc" for number in (1, 2)}
 CURRENT = """
 SELECT DISTINCT ON (filename) filename, checksum, newest FROM schema_migrations_repeatable
@@ -84,21 +81,9 @@ class Ground:
         async with self.server.fresh_database() as database, FaultProxy(database) as proxy:
             await self.apply(database, self.first)
             process = self.up(database.at(proxy.port))
-
-            def strike() -> None:
-                if means == "killed":
-                    process.terminate(signal.SIGKILL)
-                    proxy.close()
-                else:
-                    proxy.reset()
-
-            proxy.faults = [Fault(number, AFTER[means], strike)]
-            first = await asyncio.to_thread(process.finish)
+            wrong = await finish_struck(process, proxy, number, means)
             there = await self.releases(database)
             await self.apply(database, self.second)
-            wrong = []
-            if first.code not in (ENDS[means] if proxy.struck_at else {0}):
-                wrong.append(f"exit code {first.code}")
             if there not in ([1, 1, 1, 1], [2, 1, 1, 1], [2, 2, 1, 1], [2, 2, 2, 1]):
                 wrong.append(f"there {there}")
             newest = {row["newest"] for row in await database.fetch(CURRENT)}
