@@ -80,9 +80,13 @@ class Texts(History):
     async def exists(self, connection: Connection) -> bool:
         """Tell whether the table is there. Raises HistoryConflict for one that is not ours, AccessRefused."""
         async with self.transaction(connection):
-            columns = {row["attname"]: row["type"] for row in await connection.fetch(COLUMNS, self.name)}
-            if not columns and not await connection.fetchval(EXISTS, self.name):
-                return False
+            return await self.is_there(connection)
+
+    async def is_there(self, connection: Connection) -> bool:
+        """Return what `exists` does, within a transaction."""
+        columns = {row["attname"]: row["type"] for row in await connection.fetch(COLUMNS, self.name)}
+        if not columns and not await connection.fetchval(EXISTS, self.name):
+            return False
         if others := [f"{name} {type_}" for name, type_ in TYPES.items() if columns.get(name) != type_]:
             raise HistoryConflict(
                 f"{self.name} is not pgslipway's: it has no column {', '.join(others)}; it was left alone. Set "
@@ -92,15 +96,15 @@ class Texts(History):
 
     async def texts(self, connection: Connection, filenames: Sequence[str]) -> list[Text]:
         """Return the texts of these files; none where there is no table yet. Raises HistoryConflict, AccessRefused."""
-        if not await self.exists(connection):
-            return []
         async with self.transaction(connection):
+            if not await self.is_there(connection):
+                return []
             return [Text(**row) for row in await connection.fetch(TEXTS.format(table=self.name), filenames)]
 
     async def create(self, connection: Connection, lock_timeout: float) -> None:
         """Make the table where it is missing. Raises AccessRefused, StartOver, Busy after `lock_timeout` seconds."""
         async with self.transaction(connection):
-            if not await self.exists(connection):
+            if not await self.is_there(connection):
                 with made_once("the table of the repeatable files"):
                     await connection.execute(
                         f"SET LOCAL lock_timeout = {milliseconds(lock_timeout)}; {CREATE.format(table=self.name)}"
