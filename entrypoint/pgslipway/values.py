@@ -12,6 +12,7 @@ from .migrations import Repeatable
 
 DECLARED = re.compile(rb"variables:([^\r\n]*)", re.IGNORECASE)
 PLACEHOLDER = re.compile(rb"\$\{([^{}'\"\s]*)\}")
+"""Flyway's form of a variable, which needs no declaration."""
 
 
 def with_values(one: Repeatable, variables: Variables) -> Repeatable:

@@ -64,7 +64,7 @@ async def plan_of(config: Config) -> tuple[Plan, Unfinished, bool, list[Row]]:
     async with connect(config, first_look) as (connection, (history, found)), own_sql(run.history):
         rows = found.rows if found else history
         plan = make_plan(run.migrations, rows, is_squash=is_squash(run.migrations, rows))
-        run.newest_row = max((row.version for row in rows), default=0)
+        run.newest_row = plan.newest_row
         unfinished = await unfinished_as_login(run, connection)
         adopted = found.texts if found else []
         repeated = repeatable_rows(run, await read(run, run.history_as_login, connection), adopted)

@@ -47,6 +47,8 @@ class Plan:
     """Applied, under a version that another file has now."""
     squashed: tuple[Applied, ...] = ()
     """Applied, and part of the first file of this image now, which stands for them."""
+    newest_row: int = 0
+    """The newest version in the history."""
     squash: Migration | None = None
     """That file, where the history has rows below it and none of its own version."""
 
@@ -99,7 +101,7 @@ def compare(run: Run, history: Sequence[Applied]) -> Plan:
     config = run.config
     policy = Policy(ahead=config.ahead, out_of_order=config.out_of_order, edited=config.edited)
     plan = make_plan(run.migrations, history, is_squash=is_squash(run.migrations, history))
-    run.newest_row = max((row.version for row in history), default=0)
+    run.newest_row = plan.newest_row
     refused = set(map(str, plan.refusals(policy)))
     for warning in map(str, plan.warnings()):
         if warning not in refused and warning not in run.warned:
@@ -134,6 +136,7 @@ def make_plan(migrations: Sequence[Migration], history: Sequence[Applied], *, is
         edited=tuple(pair for pair in applied if is_edited(*pair) and pair not in moved and pair[0] is not squash),
         moved=tuple(moved),
         squashed=squashed,
+        newest_row=max((row.version for row in history), default=0),
         squash=squash if squashed and first not in in_history else None,
         ahead=tuple(ahead),
         missing=tuple(row for row in unknown if row not in ahead),

@@ -14,6 +14,7 @@ from ..config import VARIABLE, Variables
 from ..errors import Problem
 from ..files import Source
 from ..migrations import Migration
+from ..values import PLACEHOLDER
 from .check import EXTENSION_UPDATE, OUTSIDE, SETTINGS, check
 from .contents import Contents
 from .filled import Filled, has_variable, put_in
@@ -27,8 +28,6 @@ from .wishes import replaces_placeholders
 DIRECTIVE = re.compile(r"variables:(.*)", re.IGNORECASE)
 NAME = re.compile(r"(?!.*_file$)[a-z_][a-z0-9_]*", re.IGNORECASE | re.ASCII)
 """One that ends in _file would have the setting of another one's file."""
-PLACEHOLDER = re.compile(rb"\$\{([^{}'\"\s]*)\}")
-"""Flyway's form of a variable, which needs no declaration."""
 A_NAME = "a name of letters, digits and _ that begins with no digit and does not end in _file"
 NOT_FLYWAYS = f"Flyway's own placeholders, and others than {A_NAME}, have no value here; write it"
 UNUSED = "variables: ${{{}}} is nowhere in the SQL, where it could have a value; use it, or remove it from the list"
