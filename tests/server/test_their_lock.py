@@ -126,6 +126,44 @@ async def test_run_goes_on_when_they_are_done(tool: Tool, place: int, moving: Mo
     assert await moving.orders() == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("tool", [GOOSE], ids=str)
+async def test_run_waits_for_a_place_for_the_connection_of_their_lock(tool: Tool, moving: Moving) -> None:
+    database = moving.database
+    await tool.migrate(database, 2)
+    login = await database.create_role(f"single_{database.name}", "LOGIN CONNECTION LIMIT 1")
+    await database.execute(f"GRANT pg_read_all_data, pg_write_all_data TO {login.user}")
+    await database.execute(f"GRANT ALL ON SCHEMA public TO {login.user}")
+    limited = Moving(login, moving.slipway, moving.folder, tool.name)
+
+    process = limited.start("up")
+    await asyncio.to_thread(process.wait_for_log, "too many connections for role")
+    await database.execute(f"ALTER ROLE {login.user} CONNECTION LIMIT 2")
+    finished = await finish(process)
+
+    assert finished.code == 0, finished
+    assert await moving.orders() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("tool", [GOOSE], ids=str)
+async def test_run_without_a_place_for_the_connection_of_their_lock_ends(tool: Tool, moving: Moving) -> None:
+    database = moving.database
+    await tool.migrate(database, 2)
+    login = await database.create_role(f"single_{database.name}", "LOGIN CONNECTION LIMIT 1")
+    await database.execute(f"GRANT pg_read_all_data, pg_write_all_data TO {login.user}")
+    await database.execute(f"GRANT ALL ON SCHEMA public TO {login.user}")
+
+    finished = await asyncio.to_thread(
+        Moving(login, moving.slipway, moving.folder, tool.name).run, "up", wait_timeout="1s"
+    )
+
+    assert finished.code == 10, finished
+    assert finished.outcome
+    message = finished.outcome["message"]
+    assert message.startswith("the lock of goose's public.goose_db_version needs a connection of its own: ")
+    assert "too many connections for role" in message
+    assert await moving.orders() == [1, 2]
+
+
 @EACH_TOOL
 async def test_signal_ends_the_wait_for_their_lock(tool: Tool, moving: Moving) -> None:
     database = moving.database

@@ -7,9 +7,9 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from math import inf
 from random import uniform
 
-from ..connect import close
+from ..connect import reconnect
 from ..dial import Connection
-from ..driver_errors import BROKEN, describe
+from ..driver_errors import BROKEN
 from ..errors import DatabaseUnavailable, Locked
 from ..run import Run
 from .adopt import Adoption
@@ -41,8 +41,7 @@ async def their_lock(run: Run, held: Held, found: Adoption | None) -> AsyncItera
     async with AsyncExitStack() as opened:
         holder = held.holder or held.connection
         if held.is_direct and held.another:
-            holder = await another(held.another, found)
-            opened.push_async_callback(close, holder)
+            holder = await opened.enter_async_context(another(run, found))
         lock, unlock = session_sql(found.keys) if held.is_direct else transaction_sql(found.keys)
 
         async def give_up() -> None:
@@ -57,14 +56,15 @@ async def their_lock(run: Run, held: Held, found: Adoption | None) -> AsyncItera
             await held.give_up_theirs()
 
 
-async def another(opener: Callable[[], Awaitable[Connection]], found: Adoption) -> Connection:
-    """Open the connection for their lock. Raises DatabaseUnavailable."""
-    try:
-        return await opener()
-    except BROKEN as error:
-        raise DatabaseUnavailable(
-            f"the lock of {found.source} is held on a connection of its own, which cannot be opened: {describe(error)}"
-        ) from error
+@asynccontextmanager
+async def another(run: Run, found: Adoption) -> AsyncIterator[Connection]:
+    """Open the connection for their lock, like any other. Raises DatabaseUnavailable after the wait timeout."""
+    async with AsyncExitStack() as opened:
+        try:
+            connection = await opened.enter_async_context(reconnect(run.config))
+        except DatabaseUnavailable as error:
+            raise DatabaseUnavailable(f"the lock of {found.source} needs a connection of its own: {error}") from error
+        yield connection
 
 
 async def refuse(found: Adoption | None, connection: Connection) -> None:
