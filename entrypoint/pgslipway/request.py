@@ -15,6 +15,11 @@ class Options:
     retry = False
     restart = False
     since: str | None = None
+    locks = False
+    down = False
+    on: str | None = None
+    """The server for a rehearsal."""
+    refuse_blocking = False
 
 
 class Request:

@@ -32,6 +32,7 @@ LAZY = {
     ("files", "layouts.__init__"), ("files", "layouts.parts"), ("files", "reading"), ("migrations", "layouts.versions"),
     ("layouts.__init__", "layouts.flyway"), ("layouts.__init__", "layouts.nested"),
     ("layouts.__init__", "layouts.numbered"),
+    ("cli.rehearse", "cli.rehearsal.course"),
     ("program", "wait"), ("report", "github"), ("connect", "create"), ("connect", "retry"),
     ("libpq", "passfile"), ("libpq", "parameters"),
     ("__init__", "config"), ("__init__", "errors"), ("__init__", "pool"), ("__init__", "run"),

@@ -19,11 +19,20 @@ COMMANDS = {
     "down": "undo every applied migration above VERSION, newest first (down 0: all)",
     "resolve": "decide on a half-done file: resolve VERSION --done, --retry or --restart",
     "check": "check the files alone, without a database (--since VERSION)",
-    "rehearse": "apply everything to a throw-away embedded Postgres (DIR instead of MIGRATE_DIR)",
+    "rehearse": "apply everything to a throw-away Postgres (DIR, --on URL; --locks or --down, --since VERSION)",
 }
 DECISIONS = ("done", "retry", "restart")
-OPTIONS = {"json": "status", "exit_code": "status", "since": "check", **dict.fromkeys(DECISIONS, "resolve")}
-"""The options that belong to one command only."""
+OPTIONS = {
+    "json": ("status", "rehearse"),
+    "exit_code": ("status",),
+    "since": ("check", "rehearse"),
+    **dict.fromkeys(DECISIONS, ("resolve",)),
+    **dict.fromkeys(("locks", "down", "on", "refuse_blocking"), ("rehearse",)),
+}
+"""The options, and the commands that they go with."""
+OF_REHEARSALS = {"json": ("locks",), "refuse_blocking": ("locks",), "since": ("locks", "down")}
+"""The options of `rehearse` that go with others of it."""
+TAKE_VALUE = {"since", "on"}
 TAKE_ARGUMENT = {"down", "rehearse", "resolve"}
 
 
@@ -44,19 +53,28 @@ def parse(arguments: Sequence[str]) -> tuple[Options, dict[str, str]]:
     if unknown:  # their values are not shown: --password=… is one of them
         names = ", ".join(argument.partition("=")[0] for argument in unknown if argument.startswith("-"))
         raise BadConfiguration(f"unknown arguments: {names or 'too many'}; see pgslipway --help")
-    for name, command in OPTIONS.items():
-        if getattr(options, name) and command != options.command:
-            raise BadConfiguration(f"--{name.replace('_', '-')} goes with {command}, not with {options.command}")
+    check_options(options)
     if options.argument is not None and options.command not in TAKE_ARGUMENT:
         raise BadConfiguration(f"{options.command} takes no argument; see pgslipway --help")
-    if options.command == "resolve":
-        check_resolve(options)
-    if options.command == "down" and options.argument is None:
-        raise BadConfiguration("down takes the version to go back to, as in: pgslipway down 3; `down 0` undoes all")
+    if check := CHECKS.get(options.command):
+        check(options)
     flags = {variable: value for variable in SETTINGS if (value := getattr(options, variable)) is not None}
     if options.command == "rehearse" and options.argument is not None:
         flags["MIGRATE_DIR"] = options.argument
     return options, flags
+
+
+def check_options(options: Options) -> None:
+    """Raise BadConfiguration for an option of another command."""
+    for name, commands in OPTIONS.items():
+        if getattr(options, name) and options.command not in commands:
+            raise BadConfiguration(f"{flag(name)} goes with {' and '.join(commands)}, not with {options.command}")
+
+
+def check_down(options: Options) -> None:
+    """Raise BadConfiguration unless a version is given."""
+    if options.argument is None:
+        raise BadConfiguration("down takes the version to go back to, as in: pgslipway down 3; `down 0` undoes all")
 
 
 def check_resolve(options: Options) -> None:
@@ -67,6 +85,23 @@ def check_resolve(options: Options) -> None:
             "go on after it), --retry (it did not: run it again) and --restart (all that the file did was undone by "
             "hand: begin it anew), as in: pgslipway resolve 3 --done"
         )
+
+
+def check_rehearse(options: Options) -> None:
+    """Raise BadConfiguration for options that do not go together."""
+    if options.locks and options.down:
+        raise BadConfiguration("rehearse takes one of --locks and --down; run it once with each")
+    for name, others in OF_REHEARSALS.items():
+        if getattr(options, name) and not any(getattr(options, other) for other in others):
+            raise BadConfiguration(f"rehearse {flag(name)} goes with {' or '.join(map(flag, others))}")
+
+
+CHECKS = {"down": check_down, "resolve": check_resolve, "rehearse": check_rehearse}
+
+
+def flag(name: str) -> str:
+    """Return an option as it is written."""
+    return f"--{name.replace('_', '-')}"
 
 
 def make_parser() -> Parser:
@@ -82,14 +117,14 @@ def make_parser() -> Parser:
     parser.add_argument("command", nargs="?", default="up", choices=COMMANDS, metavar="COMMAND")
     parser.add_argument("argument", nargs="?", metavar="DIR|VERSION", help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"pgslipway {__version__}")
-    for flag in ("--json", "--exit-code", *(f"--{name}" for name in DECISIONS)):
-        parser.add_argument(flag, action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--since", metavar="VERSION", help=argparse.SUPPRESS)
+    for name in OPTIONS:
+        action = "store" if name in TAKE_VALUE else "store_true"
+        parser.add_argument(flag(name), action=action, default=getattr(Options, name), help=argparse.SUPPRESS)
     settings = parser.add_argument_group("settings, each also an environment variable")
     for variable, setting in SETTINGS.items():
-        flag = "--" + variable.removeprefix("MIGRATE_").lower().replace("_", "-")
         default = f" [{setting.default}]" if setting.default else ""
-        settings.add_argument(flag, dest=variable, metavar="VALUE", help=f"{variable}: {setting.meaning}{default}")
+        name = flag(variable.removeprefix("MIGRATE_").lower())
+        settings.add_argument(name, dest=variable, metavar="VALUE", help=f"{variable}: {setting.meaning}{default}")
     return parser
 
 
