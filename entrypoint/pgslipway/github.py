@@ -52,11 +52,11 @@ def in_repository(folder: str, workspace: str) -> str:
     return os.path.relpath(folder, workspace if os.path.commonpath([folder, workspace]) == workspace else "/")
 
 
-def annotation(problem: "Problem", title: str, folder: str) -> str:
-    """Return the workflow command that annotates a place."""
+def annotation(problem: "Problem", title: str, folder: str, level: str = "error") -> str:
+    """Return the workflow command that annotates a place; the level is error, warning or notice."""
     where = {"file": f"{folder}/{problem.file}" if problem.file else "", "line": problem.line, "title": title}
     properties = ",".join(f"{name}={escape_property(str(value))}" for name, value in where.items() if value)
-    return f"::error {properties}::{escape(problem.text)}"
+    return f"::{level} {properties}::{escape(problem.text)}"
 
 
 def escape(text: str) -> str:

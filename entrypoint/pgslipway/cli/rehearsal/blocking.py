@@ -1,0 +1,91 @@
+"""The verdict on each statement: whether it keeps others from a table for as long as a table is large."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ...engine.sql import SqlError, leading_comments
+from ...errors import BadMigrations, Problem
+from ...migrations import Migration
+from ...words import count, few
+from .effects import EVERYBODY, Effect, Observed
+
+DIRECTIVE = re.compile(r"blocking:(.*)", re.IGNORECASE)
+ACCEPTED = "accepted"
+QUEUE, BATCHES = "locks-and-the-queue-behind-them", "filling-a-column-in-batches"
+PAGE = "docs/writing-migrations.md"
+SECTIONS = (
+    (r"(CREATE|REINDEX|DROP INDEX|ALTER INDEX).*\bINDEX|REINDEX|CLUSTER", "indexes"),
+    (r".*\bSET NOT NULL\b", "not-null"),
+    (r".*\bADD (CONSTRAINT \S* )?(PRIMARY KEY|UNIQUE|EXCLUDE)", "indexes"),
+    (r".*\b(CHECK|FOREIGN KEY|REFERENCES|VALIDATE CONSTRAINT)\b", "constraints"),
+    (r".*\bALTER (COLUMN )?\S* (SET DATA )?TYPE\b", "another-type"),
+    (r".*\bADD COLUMN\b", "columns"),
+    (r"UPDATE|DELETE|INSERT|MERGE|WITH", BATCHES),
+)
+"""The words of a statement, and the section of the page that says what to write instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A statement that blocks."""
+
+    statement: Observed
+    closed: Sequence[Effect]
+    """The tables that nobody can write to, or use, until the transaction ends."""
+    work: Sequence[Observed]
+    """The statements that read or rewrite a whole table meanwhile, perhaps itself."""
+
+    @property
+    def section(self) -> str:
+        """The section of the page that says what to write instead."""
+        if self.statement not in self.work:
+            return QUEUE
+        words = self.statement.kind
+        return next((section for pattern, section in SECTIONS if re.match(pattern, words)), QUEUE)
+
+    @property
+    def problem(self) -> Problem:
+        """The finding in words, at its place."""
+        one = self.statement
+        can = "nobody can read or write" if any(e.blocks == EVERYBODY for e in self.closed) else "nobody can write to"
+        tables = few([effect.relation.name for effect in self.closed])
+        lock = max(self.closed, key=lambda effect: effect.lock).lock_name
+        text = f"{can} {tables} ({lock}) while {', '.join(self.deeds())}; see {PAGE}#{self.section}\n  {one.text}"
+        return Problem(text, one.file, one.line)
+
+    def deeds(self) -> Iterator[str]:
+        """Yield who reads and rewrites which tables."""
+        for one in self.work[:3]:
+            rewritten = [effect.relation.name for effect in one.effects if effect.rewrites]
+            read = [effect.relation.name for effect in one.effects if effect.reads]
+            deeds = [f"rewrites {few(rewritten)}"] * bool(rewritten) + [f"reads all of {few(read)}"] * bool(read)
+            yield f"{'it' if one is self.statement else f'line {one.line}'} {' and '.join(deeds)}"
+        if len(self.work) > 3:
+            yield f"{count(len(self.work) - 3, 'more statement')} do so, too"
+
+
+def findings(observed: Sequence[Observed]) -> Iterator[Finding]:
+    """Yield the statements that block.
+
+    Blocking is a lock that keeps out writers, held while this or a later statement of the same transaction reads or
+    rewrites a whole table.
+    """
+    for place, one in enumerate(observed):
+        closed = [effect for effect in one.effects if effect.is_new and effect.blocks]
+        rest = (other for other in observed[place:] if (other.file, other.transaction) == (one.file, one.transaction))
+        if closed and (work := [other for other in rest if other.works]):
+            yield Finding(one, closed, work)
+
+
+def is_accepted(migration: Migration) -> bool:
+    """Tell whether the file says that it may block. Raises BadMigrations for another word after `blocking:`."""
+    try:
+        words = [
+            match[1].strip() for line in leading_comments(migration.read()) if (match := DIRECTIVE.fullmatch(line))
+        ]
+    except SqlError:  # the check of the file tells
+        return False
+    if others := [word for word in words if word.lower() != ACCEPTED]:
+        raise BadMigrations(Problem(f"blocking: expected {ACCEPTED}, not {others[0]!r}", migration.filename))
+    return bool(words)

@@ -1,0 +1,86 @@
+"""The effects of a statement on the relations that were there before its file."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from .relations import ACCESS_EXCLUSIVE, MODES, NONE, ROW_EXCLUSIVE, SHARE, Relation, State
+
+NOBODY, WRITERS, EVERYBODY = "", "writers", "readers and writers"
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """The effect of a statement on one relation."""
+
+    relation: Relation
+    lock: int
+    """The strongest lock that is held while it runs, as an index of MODES; NONE without one."""
+    is_new: bool
+    """The statement itself took it, and not an earlier one of the file."""
+    reads: bool
+    """It reads the table as a whole, or an index of it is built."""
+    rewrites: bool
+
+    @property
+    def lock_name(self) -> str:
+        """The lock as LOCK TABLE writes it; empty without one."""
+        if self.lock == NONE:
+            return ""
+        words = "".join(f" {letter}" if letter.isupper() else letter for letter in MODES[self.lock])
+        return words.removesuffix(" Lock").strip().upper()
+
+    @property
+    def blocks(self) -> str:
+        """Who has to wait for the end of that lock. Only REFRESH writes to a materialized view."""
+        if self.lock == ACCESS_EXCLUSIVE:
+            return EVERYBODY
+        return WRITERS if self.lock >= SHARE and self.relation.kind != "m" else NOBODY
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A statement of a file that was run, and its effects."""
+
+    file: str
+    line: int
+    text: str
+    """The statement as it was written, on one line."""
+    kind: str
+    """Its words, in upper case."""
+    transaction: int
+    """Counts the transactions of a file: locks are held to the end of one."""
+    effects: Sequence[Effect] = ()
+    is_seen: bool = True
+    """False for a statement whose locks were gone before anybody could look, and that is none of a known kind."""
+
+    @property
+    def truncates(self) -> bool:
+        """Tell whether it is a TRUNCATE, which changes files and reads none."""
+        return self.kind.startswith("TRUNCATE")
+
+    @property
+    def works(self) -> bool:
+        """Tell whether it reads or rewrites a whole table, which takes the longer the larger that is."""
+        return not self.truncates and any(effect.reads or effect.rewrites for effect in self.effects)
+
+
+def effects(
+    owners: Mapping[int, Relation], before: Mapping[int, State], after: Mapping[int, State]
+) -> Iterator[Effect]:
+    """Yield the effect of a statement on each relation that it locks, reads or rewrites, of two looks around it."""
+    parts: dict[Relation, list[int]] = {}
+    for oid, relation in owners.items():
+        parts.setdefault(relation, []).append(oid)
+    for relation, oids in parts.items():
+        held = max(before[oid].lock for oid in oids)
+        lock = max(after[oid].lock for oid in oids)
+        changed = {oid for oid in oids if is_rewritten(before[oid], after[oid])}
+        rewrites = relation.oid in changed
+        reads = after[relation.oid].scans > before[relation.oid].scans or bool(changed)
+        if reads or lock > max(held, ROW_EXCLUSIVE - 1):
+            yield Effect(relation, lock, lock > held, reads and not rewrites, rewrites)
+
+
+def is_rewritten(before: State, after: State) -> bool:
+    """Tell whether a relation has other files than before; one that was dropped has none."""
+    return None not in {before.filenode, after.filenode} and before.filenode != after.filenode

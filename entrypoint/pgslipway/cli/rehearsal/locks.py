@@ -1,0 +1,73 @@
+"""`rehearse --locks`: every file applied as `up` applies it, and each statement looked at."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from ...config import Config
+from ...engine import preflight
+from ...engine.apply import apply, meanwhile, upgrade
+from ...errors import BadMigrations
+from ...request import Options
+from ...run import Run, begin
+from ...up import up
+from ...words import count
+from ..again import under_lock, until_done
+from ..rows import show
+from ..version import version_given
+from .blocking import ACCEPTED, findings, is_accepted
+from .effects import Observed
+from .observer import ObservedConnection, Observer
+from .shown import annotate, to_json, to_table
+
+BLOCKING = "blocking"
+
+
+async def rehearse_locks(config: Config, options: Options, applied: list[str]) -> str:
+    """Apply everything, show what each statement locks, and return the end of the last line of the log.
+
+    Raises as `up` does, and BadMigrations for what blocks, where that is to be refused.
+    """
+    run = await begin(config, applied)
+    since = version_given("--since", options.since, run.migrations[0].layout).stop - 1 if options.since else -1
+    accepting = {one.filename for one in (*run.migrations, *run.repeatable) if is_accepted(one)}
+    observed: dict[tuple[str, int], Observed] = {}
+    await until_done(run, partial(observe, run, since, observed))
+    await up(config, applied)
+    order = [one.filename for one in (*run.migrations, *run.repeatable)]
+    statements = [observed[key] for key in sorted(observed, key=lambda key: (order.index(key[0]), key[1]))]
+    found = [*findings(statements)]
+    verdicts = {one.statement: ACCEPTED if one.statement.file in accepting else BLOCKING for one in found}
+    show((to_json if options.json else to_table)(statements, found, verdicts))
+    blocking = [finding for finding in found if verdicts[finding.statement] == BLOCKING]
+    annotate(blocking, config)
+    if blocking and options.refuse_blocking:
+        raise BadMigrations(*(finding.problem for finding in blocking))
+    return told(statements, len(blocking), len(found) - len(blocking))
+
+
+def told(statements: Sequence[Observed], blocking: int, accepted: int) -> str:
+    """Return the numbers for the last line of the log."""
+    unseen = sum(not one.is_seen for one in statements)
+    numbers = [f"{count(blocking, 'statement')} blocking"]
+    numbers += [f"{accepted} accepted"] * bool(accepted) + [f"{unseen} not seen"] * bool(unseen)
+    return ", ".join(numbers)
+
+
+async def observe(run: Run, since: int, observed: dict[tuple[str, int], Observed]) -> str:
+    """Apply the pending files, and note the statements of those above a version. Raises StartOver, as `up` does."""
+    async with under_lock(run) as held:
+        observer = Observer(held.connection, observed)
+        connection: Any = ObservedConnection(observer)
+        held = replace(held, connection=connection)
+        jobs = await preflight.prepare(run, held, adopts=False)
+        await upgrade(run, held, jobs)
+        with meanwhile() as ahead:
+            is_ours = False
+            for job in jobs:
+                is_looked_at = job.repeats or job.migration.version > since
+                async with observer.file(job) if is_looked_at else nullcontext():
+                    is_ours = await apply(run, held, job, ahead, at_once=is_ours and not is_looked_at)
+    return ""
