@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from .relations import ACCESS_EXCLUSIVE, MODES, NONE, ROW_EXCLUSIVE, SHARE, Relation, State
 
+SEQUENCE, MATERIALIZED = "S", "m"
+"""A relkind each: of what has one row, and of what only a REFRESH writes to."""
 NOBODY, WRITERS, EVERYBODY = "", "writers", "readers and writers"
 
 
@@ -31,10 +33,10 @@ class Effect:
 
     @property
     def blocks(self) -> str:
-        """Who has to wait for the end of that lock. Only REFRESH writes to a materialized view."""
+        """Who has to wait for the end of that lock."""
         if self.lock == ACCESS_EXCLUSIVE:
             return EVERYBODY
-        return WRITERS if self.lock >= SHARE and self.relation.kind != "m" else NOBODY
+        return WRITERS if self.lock >= SHARE and self.relation.kind != MATERIALIZED else NOBODY
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +70,15 @@ def effects(
     owners: Mapping[int, Relation], before: Mapping[int, State], after: Mapping[int, State]
 ) -> Iterator[Effect]:
     """Yield the effect of a statement on each relation that it locks, reads or rewrites, of two looks around it."""
-    parts: dict[Relation, list[int]] = {}
+    touched = {owners[oid] for oid, state in after.items() if state != before[oid]}
+    parts: dict[Relation, list[int]] = {relation: [] for relation in sorted(touched, key=lambda one: one.name)}
     for oid, relation in owners.items():
-        parts.setdefault(relation, []).append(oid)
+        if relation in touched:
+            parts[relation].append(oid)
     for relation, oids in parts.items():
         held = max(before[oid].lock for oid in oids)
         lock = max(after[oid].lock for oid in oids)
-        changed = {oid for oid in oids if is_rewritten(before[oid], after[oid])}
+        changed = {oid for oid in oids if relation.kind != SEQUENCE and is_rewritten(before[oid], after[oid])}
         rewrites = relation.oid in changed
         reads = after[relation.oid].scans > before[relation.oid].scans or bool(changed)
         if reads or lock > max(held, ROW_EXCLUSIVE - 1):

@@ -31,13 +31,9 @@ async def rehearse_locks(config: Config, options: Options, applied: list[str]) -
     Raises as `up` does, and BadMigrations for what blocks, where that is to be refused.
     """
     run = await begin(config, applied)
-    since = version_given("--since", options.since, run.migrations[0].layout).stop - 1 if options.since else -1
     accepting = {one.filename for one in (*run.migrations, *run.repeatable) if is_accepted(one)}
-    observed: dict[tuple[str, int], Observed] = {}
-    await until_done(run, partial(observe, run, since, observed))
+    statements = await observe(run, options.since)
     await up(config, applied)
-    order = [one.filename for one in (*run.migrations, *run.repeatable)]
-    statements = [observed[key] for key in sorted(observed, key=lambda key: (order.index(key[0]), key[1]))]
     found = [*findings(statements)]
     verdicts = {one.statement: ACCEPTED if one.statement.file in accepting else BLOCKING for one in found}
     show((to_json if options.json else to_table)(statements, found, verdicts))
@@ -48,6 +44,18 @@ async def rehearse_locks(config: Config, options: Options, applied: list[str]) -
     return told(statements, len(blocking), len(found) - len(blocking))
 
 
+async def observe(run: Run, since: str | None = None) -> list[Observed]:
+    """Apply the pending files; return the statements of those above the version `since`, and of repeatable ones.
+
+    Raises BadConfiguration for what is no version, and as `up` does.
+    """
+    newest = version_given("--since", since, run.migrations[0].layout).stop - 1 if since else -1
+    observed: dict[tuple[str, int], Observed] = {}
+    await until_done(run, partial(apply_all, run, newest, observed))
+    order = [one.filename for one in (*run.migrations, *run.repeatable)]
+    return [observed[key] for key in sorted(observed, key=lambda key: (order.index(key[0]), key[1]))]
+
+
 def told(statements: Sequence[Observed], blocking: int, accepted: int) -> str:
     """Return the numbers for the last line of the log."""
     unseen = sum(not one.is_seen for one in statements)
@@ -56,8 +64,8 @@ def told(statements: Sequence[Observed], blocking: int, accepted: int) -> str:
     return ", ".join(numbers)
 
 
-async def observe(run: Run, since: int, observed: dict[tuple[str, int], Observed]) -> str:
-    """Apply the pending files, and note the statements of those above a version. Raises StartOver, as `up` does."""
+async def apply_all(run: Run, newest: int, observed: dict[tuple[str, int], Observed]) -> str:
+    """Apply the pending files, and note the statements of those above a version. Raises StartOver."""
     async with under_lock(run) as held:
         observer = Observer(held.connection, observed)
         connection: Any = ObservedConnection(observer)
@@ -67,7 +75,7 @@ async def observe(run: Run, since: int, observed: dict[tuple[str, int], Observed
         with meanwhile() as ahead:
             is_ours = False
             for job in jobs:
-                is_looked_at = job.repeats or job.migration.version > since
+                is_looked_at = job.repeats or job.migration.version > newest
                 async with observer.file(job) if is_looked_at else nullcontext():
                     is_ours = await apply(run, held, job, ahead, at_once=is_ours and not is_looked_at)
     return ""

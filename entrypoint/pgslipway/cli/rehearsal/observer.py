@@ -78,7 +78,7 @@ class Observer:
         before = self.last
         async with as_for_large_tables(self.connection, step.statement.text):
             answer = await send()
-        self.last = await self.known.look(self.connection)
+        self.last = await self.known.look(self.connection, before)
         self.add(step, effects(self.known.owners, before, self.last))
         return answer
 

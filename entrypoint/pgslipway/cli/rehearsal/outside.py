@@ -27,7 +27,8 @@ KINDS = (
     Kind(re.compile(r"(REINDEX|REPACK)\b.*\bCONCURRENTLY\b(?! (FALSE|OFF))"), SHARE_UPDATE_EXCLUSIVE, reads=True),
     Kind(re.compile(r"REINDEX\b"), ACCESS_EXCLUSIVE, reads=True),  # of the index, for which readers wait as well
     Kind(re.compile(r"VACUUM ?(\([^)]*\b)?FULL\b(?! (FALSE|OFF))|CLUSTER\b|REPACK\b"), ACCESS_EXCLUSIVE, rewrites=True),
-    Kind(re.compile(r"(VACUUM|ANALYZE)\b"), SHARE_UPDATE_EXCLUSIVE, reads=True),
+    Kind(re.compile(r"VACUUM\b"), SHARE_UPDATE_EXCLUSIVE, reads=True),
+    Kind(re.compile(r"ANALYZE\b"), SHARE_UPDATE_EXCLUSIVE),
     Kind(re.compile(r"(CREATE|DROP|ALTER) (DATABASE|TABLESPACE|SUBSCRIPTION|SYSTEM)|DISCARD"), NONE),
 )
 OLDER = "SELECT pg_catalog.to_regclass(name)::oid::bigint AS oid FROM pg_catalog.unnest($1::text[]) AS given (name)"
@@ -45,7 +46,7 @@ async def tables_of(connection: Connection, statement: Statement, text: str, kno
         found = {row["oid"] for row in await connection.fetch(OLDER, given)}
     chosen = [relation for oid, relation in known.owners.items() if oid in found]
     whole = [one for one in known.owners.values() if one.kind in "rm" and is_in(one, statement, given)]
-    return [*dict.fromkeys(chosen or whole)]
+    return sorted({*(chosen or whole)}, key=lambda relation: relation.name)
 
 
 def named(text: str) -> Iterator[tuple[str, ...]]:

@@ -48,6 +48,7 @@ WITH held AS MATERIALIZED (
 SELECT known.oid::bigint AS oid, held.modes, pg_catalog.pg_stat_get_xact_numscans(known.oid) AS scans,
        pg_catalog.pg_relation_filenode(known.oid)::bigint AS filenode
   FROM pg_catalog.unnest($1::bigint[]::oid[]) AS known (oid) LEFT JOIN held ON held.relation = known.oid
+ WHERE $2 OR held.relation IS NOT NULL
 """
 
 
@@ -79,10 +80,16 @@ class Known:
     owners: Mapping[int, Relation]
     """For each oid, those of indexes and TOAST tables too, the table, view or sequence."""
 
-    async def look(self, connection: Connection) -> dict[int, State]:
-        """Return what the open transaction holds and has done of each."""
-        rows = await connection.fetch(LOOK, list(self.owners)) if self.owners else []
-        return {row["oid"]: State(strongest(row["modes"] or ()), row["scans"], row["filenode"]) for row in rows}
+    async def look(self, connection: Connection, before: Mapping[int, State] | None = None) -> dict[int, State]:
+        """Return what the open transaction holds and has done of each.
+
+        After a look `before` in the same transaction, only what is locked is asked for: nothing else can have changed.
+        """
+        if not self.owners:
+            return {}
+        rows = await connection.fetch(LOOK, list(self.owners), before is None)
+        found = {row["oid"]: State(strongest(row["modes"] or ()), row["scans"], row["filenode"]) for row in rows}
+        return {**(before or {}), **found}
 
 
 async def known(connection: Connection, history: History) -> Known:
