@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from conftest import Slipway
+from pages import blocks
 
 if TYPE_CHECKING:
     from conftest import Finished, Folder
@@ -183,17 +184,49 @@ def test_statements_of_two_files_do_not_meet(slipway: Slipway, folder: Folder) -
 
 
 def test_lock_of_an_earlier_statement_is_shown_as_held(slipway: Slipway, folder: Folder) -> None:
-    finished = rehearse(slipway, folder, "LOCK TABLE orders;\nUPDATE orders SET amount = 2;")
+    finished = rehearse(
+        slipway,
+        folder,
+        "ALTER TABLE orders ADD COLUMN c int;\nUPDATE orders SET c = 2;\nALTER TABLE orders ALTER c TYPE bigint;",
+    )
 
     assert finished.code == 0, finished
     lines = [line.split("  ") for line in finished.out.splitlines()]
     cells = [[cell.strip() for cell in line if cell.strip()] for line in lines]
     assert cells == [
         ["PLACE", "STATEMENT", "TABLES", "LOCK", "BLOCKS", "DOES", "VERDICT"],
-        ["002_change.sql:1", "LOCK TABLE orders", "orders", "ACCESS EXCLUSIVE", READERS, "catalog", "blocking"],
-        ["002_change.sql:2", "UPDATE orders SET amount = 2", "orders", "(ACCESS EXCLUSIVE)", READERS, "reads all"],
+        [
+            "002_change.sql:1",
+            "ALTER TABLE orders ADD COLUMN c int",
+            "orders",
+            "ACCESS EXCLUSIVE",
+            READERS,
+            "catalog",
+            "blocking",
+        ],
+        ["002_change.sql:2", "UPDATE orders SET c = 2", "orders", "(ACCESS EXCLUSIVE)", READERS, "reads all"],
+        [
+            "002_change.sql:3",
+            "ALTER TABLE orders ALTER c TYPE bigint",
+            "orders",
+            "(ACCESS EXCLUSIVE)",
+            READERS,
+            "rewrites",
+            "blocking",
+        ],
     ]
-    assert "is gone again: 1 statement blocking\n" in finished.err
+    assert "is gone again: 2 statements blocking\n" in finished.err
+
+
+def test_page_shows_a_real_table(slipway: Slipway, folder: Folder) -> None:
+    shown = next(block for block in blocks("docs/writing-migrations.md") if block.note == "rehearsed")
+    cat, _, rest = shown.text.partition("$ pgslipway rehearse --locks migrations\n")
+    _, _, text = cat.partition("\n")
+    migrations = folder({"001_orders.sql": "CREATE TABLE orders (id bigint, state text)", "002_index.sql": text})
+
+    finished = slipway("rehearse", "--locks", env=IN_MEMORY, migrations=migrations)
+
+    assert finished.out == rest
 
 
 STEPS = """-- no-transaction

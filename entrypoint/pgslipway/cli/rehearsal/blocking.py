@@ -72,10 +72,15 @@ def findings(observed: Sequence[Observed]) -> Iterator[Finding]:
     rewrites a whole table.
     """
     for place, one in enumerate(observed):
-        closed = [effect for effect in one.effects if effect.is_new and effect.blocks]
+        closed = [effect for effect in one.effects if effect.blocks and (effect.is_new or is_work(one, effect))]
         rest = (other for other in observed[place:] if (other.file, other.transaction) == (one.file, one.transaction))
         if closed and (work := [other for other in rest if other.works]):
             yield Finding(one, closed, work)
+
+
+def is_work(one: Observed, effect: Effect) -> bool:
+    """Tell whether a statement needs its lock on a table for reading or rewriting all of it."""
+    return not one.changes_rows and not one.truncates and (effect.reads or effect.rewrites)
 
 
 def is_accepted(migration: Migration) -> bool:

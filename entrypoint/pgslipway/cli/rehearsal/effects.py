@@ -1,12 +1,14 @@
 """The effects of a statement on the relations that were there before its file."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from .relations import ACCESS_EXCLUSIVE, MODES, NONE, ROW_EXCLUSIVE, SHARE, Relation, State
+from .relations import ACCESS_EXCLUSIVE, MODES, ROW_EXCLUSIVE, SHARE, Relation, State
 
 SEQUENCE, MATERIALIZED = "S", "m"
 """A relkind each: of what has one row, and of what only a REFRESH writes to."""
+ABOUT_ROWS = re.compile(r"(SELECT|INSERT|UPDATE|DELETE|MERGE|COPY|WITH|VALUES|TABLE)\b")
 NOBODY, WRITERS, EVERYBODY = "", "writers", "readers and writers"
 
 
@@ -16,18 +18,16 @@ class Effect:
 
     relation: Relation
     lock: int
-    """The strongest lock that is held while it runs, as an index of MODES; NONE without one."""
+    """The strongest lock that is held while it runs, as an index of MODES."""
     is_new: bool
-    """The statement itself took it, and not an earlier one of the file."""
+    """It took that lock itself, and not an earlier statement of the file."""
     reads: bool
     """It reads the table as a whole, or an index of it is built."""
     rewrites: bool
 
     @property
     def lock_name(self) -> str:
-        """The lock as LOCK TABLE writes it; empty without one."""
-        if self.lock == NONE:
-            return ""
+        """The lock as LOCK TABLE writes it."""
         words = "".join(f" {letter}" if letter.isupper() else letter for letter in MODES[self.lock])
         return words.removesuffix(" Lock").strip().upper()
 
@@ -61,6 +61,11 @@ class Observed:
         return self.kind.startswith("TRUNCATE")
 
     @property
+    def changes_rows(self) -> bool:
+        """Tell whether it is about rows, and takes a lock for what it does to them only."""
+        return ABOUT_ROWS.match(self.kind) is not None
+
+    @property
     def works(self) -> bool:
         """Tell whether it reads or rewrites a whole table, which takes the longer the larger that is."""
         return not self.truncates and any(effect.reads or effect.rewrites for effect in self.effects)
@@ -76,12 +81,11 @@ def effects(
         if relation in touched:
             parts[relation].append(oid)
     for relation, oids in parts.items():
-        held = max(before[oid].lock for oid in oids)
-        lock = max(after[oid].lock for oid in oids)
+        held, lock = (max(look[oid].lock for oid in oids) for look in (before, after))
         changed = {oid for oid in oids if relation.kind != SEQUENCE and is_rewritten(before[oid], after[oid])}
         rewrites = relation.oid in changed
         reads = after[relation.oid].scans > before[relation.oid].scans or bool(changed)
-        if reads or lock > max(held, ROW_EXCLUSIVE - 1):
+        if reads or (lock > held and lock >= ROW_EXCLUSIVE):
             yield Effect(relation, lock, lock > held, reads and not rewrites, rewrites)
 
 

@@ -100,5 +100,5 @@ async def known(connection: Connection, history: History) -> Known:
 
 
 def strongest(modes: Iterable[str]) -> int:
-    """Return the strongest of these locks, as an index of MODES."""
+    """Return the strongest of these locks, as an index of MODES; those of predicates are none."""
     return max((MODES.index(mode) for mode in modes if mode in MODES), default=NONE)

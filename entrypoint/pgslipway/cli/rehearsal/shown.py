@@ -11,7 +11,7 @@ from .blocking import Finding
 from .effects import Effect, Observed
 
 HEADER = ("PLACE", "STATEMENT", "TABLES", "LOCK", "BLOCKS", "DOES", "VERDICT")
-WIDEST = 48
+WIDEST = 38
 """Characters of a statement in the table."""
 NOT_SEEN = "not seen"
 
@@ -44,7 +44,7 @@ def deed(one: Observed, effect: Effect) -> str:
 
 def shortened(text: str) -> str:
     """Return the beginning of a statement."""
-    return text if len(text) <= WIDEST else f"{text[: WIDEST - 2]} …"
+    return text if len(text) <= WIDEST else f"{text[: WIDEST - 1]}…"
 
 
 def to_json(observed: Sequence[Observed], found: Sequence[Finding], verdicts: Mapping[Observed, str]) -> str:
