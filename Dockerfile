@@ -61,10 +61,12 @@ RUN set -eu; \
     find . \( -name '*.py' -o -path '*/__pycache__*' \) -delete
 
 # Only our own code keeps its source: the traceback of a bug shows the line. A checkout's files may be closed to others.
+# Rehearsals need a server of their own, which is not here.
 COPY LICENSE /rootfs/usr/share/doc/pgslipway/copyright
 COPY entrypoint/ /rootfs/app/
 RUN set -eu; \
     cd /rootfs; \
+    rm -r app/pgslipway/cli/rehearsal; \
     chmod -R a+rX,go-w app/pgslipway usr/share/doc/pgslipway; \
     python3 -m compileall -q --invalidation-mode unchecked-hash -s /rootfs -p / /rootfs/app/pgslipway; \
     printf '%s\n' '#!/usr/bin/python3.13 -IS' 'import sys' 'sys.path.append("/app")' \

@@ -450,6 +450,83 @@ def test_migration_that_postgres_refuses_fails_on_gitlab_when_it_is_applied() ->
         assert repository.containers() == []
 
 
+# --- what the new files lock -------------------------------------------------------------------------------------
+
+LOCKS: Json = yaml.safe_load(GITHUB.read_text())["jobs"]["locks"]
+LOCKS_ON_GITLAB: Json = yaml.safe_load(GITLAB.read_text())["locks"]
+BLOCKING = {"005_blocking.sql": "ALTER TABLE customers ADD COLUMN vip boolean;\nCREATE INDEX ON orders (state);\n"}
+GENTLE = {"005_gentle.sql": "ALTER TABLE customers ADD COLUMN vip boolean;\n"}
+
+
+@pytest.fixture(scope="module")
+def wheels() -> Iterator[dict[str, str]]:
+    """Where pip finds our own package, which no index has in this version; the rest comes from the index."""
+    folder = Path(tempfile.mkdtemp(prefix="pgslipway-wheel-"))
+    folder.chmod(0o755)
+    options = ("--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", folder)
+    ended = call(sys.executable, "-m", "pip", "wheel", *options, ROOT)
+    assert ended.code == 0, ended
+    yield {"PIP_FIND_LINKS": str(folder), "PIP_DISABLE_PIP_VERSION_CHECK": "1", "TMPDIR": "/dev/shm"}
+    shutil.rmtree(folder)
+
+
+def branch(repository: Repository, added: Mapping[str, str]) -> None:
+    """Have the repository's own files on the main branch, and more files on another one."""
+    origin = repository.folder / "origin"
+    who = ("-c", "user.name=dev", "-c", "user.email=dev")
+    for command in (
+        ("init", "--quiet", "--initial-branch=main"),
+        ("add", "."),
+        (*who, "commit", "--quiet", "--message=main"),
+        ("clone", "--quiet", "--bare", ".", str(origin)),
+        ("remote", "add", "origin", str(origin)),
+        ("fetch", "--quiet", "origin"),
+    ):
+        ended = repository.run("git", *command, env={})
+        assert ended.code == 0, ended
+    for name, sql in added.items():
+        (repository.checkout / "migrations" / name).write_text(sql)
+    repository.give()
+
+
+def locks_on_github(added: Mapping[str, str], wheels: Mapping[str, str]) -> Ended:
+    """Run the job on a branch that adds these files."""
+    (step,) = (step for step in LOCKS["steps"] if "run" in step)
+    with new_repository({}) as repository:
+        branch(repository, added)
+        github = {"GITHUB_BASE_REF": "main", "RUNNER_TEMP": str(repository.folder / "temp")}
+        return github_step(repository, step, {**github, **wheels}).ended
+
+
+@pytest.mark.needs_server
+def test_github_warns_of_what_a_new_file_blocks(wheels: dict[str, str]) -> None:
+    ended = locks_on_github(BLOCKING, wheels)
+
+    assert ended.code == 0, ended
+    warnings = [line for line in ended.err.splitlines() if line.startswith("::")]
+    assert [line.partition("::nobody")[0] for line in warnings] == [
+        f"::warning file=migrations/005_blocking.sql,line={line},title=pgslipway%3A blocking" for line in (1, 2)
+    ]
+    assert "001_" not in ended.out
+
+
+@pytest.mark.needs_server
+def test_gitlab_fails_with_what_counts_as_a_warning(wheels: dict[str, str]) -> None:
+    codes = {}
+    for name, added in (("blocking", BLOCKING), ("gentle", GENTLE)):
+        with new_repository({}) as repository:
+            branch(repository, added)
+            home = repository.folder / "python"
+            made = repository.run("python3", "-m", "venv", home, env={})
+            assert made.code == 0, made
+            environ = {"CI_MERGE_REQUEST_TARGET_BRANCH_NAME": "main", "PATH": f"{home}/bin:{os.environ['PATH']}"}
+            codes[name] = repository.run(
+                "sh", "-c", gitlab_script(LOCKS_ON_GITLAB["script"]), env={**environ, **wheels}
+            ).code
+
+    assert codes == {"blocking": LOCKS_ON_GITLAB["allow_failure"]["exit_codes"], "gentle": 0}
+
+
 # --- the page ---------------------------------------------------------------------------------------------------
 
 

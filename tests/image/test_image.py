@@ -231,8 +231,9 @@ def test_user_without_a_name_and_without_pguser_is_told_so(database: Database, f
 
 
 def test_rehearsal_is_not_in_the_image(folder: Folder) -> None:
-    ended = run("rehearse", env={}, migrations=folder(TABLE), extra=RESTRICTED)
+    ended = run("rehearse", "--locks", env={}, migrations=folder(TABLE), extra=RESTRICTED)
     assert ended.code == 20, ended
+    assert "rehearse is not in the image; install it beside your files: pip install 'pgslipway[embedded]'" in ended.err
     assert "Traceback" not in ended.err
 
 
