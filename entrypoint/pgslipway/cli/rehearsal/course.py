@@ -1,22 +1,43 @@
 """The course of a rehearsal: which server, and what is looked at there."""
 
-from ...request import Request
+from contextlib import AbstractAsyncContextManager
+
+from ...config import Config
+from ...connect import location_of
+from ...request import Options, Request
 from ...run import run_of
 from ...up import up
 from ..rows import plan_of, rows, show, to_table
 from .locks import rehearse_locks
+from .scratch import scratch
 from .servers import embedded
 
 
 async def rehearse(request: Request) -> str:
-    """Apply everything to a throw-away Postgres; return the last line of the log. Raises as `up` does."""
-    async with embedded(request.config) as config:
-        if request.options.locks:
-            told = f": {await rehearse_locks(config, request.options, request.applied)}"
-        else:
-            await up(config, request.applied)
-            plan, unfinished, is_theirs, repeated = await plan_of(config)
-            show(to_table(rows(plan, unfinished, is_theirs, repeated)))
-            told = ""
-    done = run_of(request.config, request.applied).counted(request.applied)
-    return f"rehearsed {done} on an embedded Postgres, which is gone again{told}"
+    """Apply everything to a throw-away Postgres; return the last line of the log. Raises as `up` does.
+
+    Nothing stays applied, so the outcome names nothing.
+    """
+    applied: list[str] = []
+    async with server_for(request) as config:
+        told = await look(config, request.options, applied)
+    done = run_of(request.config, applied).counted(applied)
+    where = f"{'on' if request.options.on is None else 'in'} {location_of(config).name}"
+    return f"rehearsed {done} {where}, which is gone again{told}"
+
+
+async def look(config: Config, options: Options, applied: list[str]) -> str:
+    """Apply everything, show what was asked for, and return the end of the last line of the log."""
+    if options.locks:
+        return f": {await rehearse_locks(config, options, applied)}"
+    await up(config, applied)
+    plan, unfinished, is_theirs, repeated = await plan_of(config)
+    show(to_table(rows(plan, unfinished, is_theirs, repeated)))
+    return ""
+
+
+def server_for(request: Request) -> AbstractAsyncContextManager[Config]:
+    """Return the context that gives the settings for a database that is thrown away."""
+    if request.options.on is None:
+        return embedded(request.config)
+    return scratch(request.config, request.options.on, down=request.options.down)

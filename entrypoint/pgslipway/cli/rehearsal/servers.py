@@ -21,10 +21,15 @@ NO_SERVER = (
 async def embedded(config: Config) -> AsyncIterator[Config]:
     """Give the settings for an embedded Postgres that runs while the block does. Raises BadConfiguration without."""
     start = embedded_server()
-    for variable in [variable for variable in os.environ if variable.startswith("PG")]:
-        del os.environ[variable]  # the server would take over PGPORT and its like
+    forget_variables()
     with tempfile.TemporaryDirectory() as folder, start(f"{folder}/data") as server:
         yield config.but(role=None, location=Location({URL: server.get_uri()}, "an embedded Postgres"))
+
+
+def forget_variables() -> None:
+    """Forget what the environment says of Postgres: a server, or the driver, would take over PGPORT and its like."""
+    for variable in [variable for variable in os.environ if variable.startswith("PG")]:
+        del os.environ[variable]
 
 
 def embedded_server() -> Callable[[str], Any]:
