@@ -12,6 +12,7 @@ import pytest
 
 from containers import ROOT
 from pgslipway.cli.rehearsal.scratch import CLASS
+from pgslipway.cli.rehearsal.whole_server import shared_writes
 from servers import LOCALHOST, PASSWORD, eventually, pgbouncer, refusing
 
 if TYPE_CHECKING:
@@ -74,6 +75,26 @@ SELECT pg_backend_pid(), role FROM database;
 UPDATE database SET role = 1;
 CREATE PUBLICATION p FOR TABLE database;
 """
+SHARED = {
+    "CREATE TABLE n (id serial); DROP TABLE t; COMMENT ON TABLE n IS 'n'; GRANT SELECT ON n TO a": [],
+    "ALTER TABLE t OWNER TO a; CREATE SCHEMA AUTHORIZATION a; CREATE POLICY p ON t TO a": [],
+    "ALTER DEFAULT PRIVILEGES FOR ROLE a GRANT SELECT ON TABLES TO b; SET ROLE a; TABLE pg_roles": [],
+    "ALTER DATABASE postgres SET work_mem = '1MB'; GRANT CONNECT ON DATABASE postgres TO a": [],
+    "COMMENT ON DATABASE postgres IS 'x'; ALTER DATABASE postgres OWNER TO a": [],
+    "DO $$ BEGIN CREATE ROLE n; END $$": ["pg_auth_members", "pg_authid"],
+    "ALTER ROLE a NOLOGIN": ["pg_authid"],
+    "GRANT a TO b": ["pg_auth_members"],
+    "ALTER ROLE a SET work_mem = '1MB'; ALTER DATABASE postgres SET work_mem = '1MB'": ["pg_db_role_setting"],
+    "ALTER DATABASE template1 SET work_mem = '1MB'": ["pg_db_role_setting"],
+    "ALTER DATABASE template1 CONNECTION LIMIT 5": ["pg_database"],
+    "GRANT CONNECT ON DATABASE template1 TO a": ["pg_database"],
+    "COMMENT ON ROLE a IS 'x'": ["pg_shdescription"],
+    "GRANT CREATE ON TABLESPACE pg_default TO a": ["pg_tablespace"],
+    "GRANT SET ON PARAMETER work_mem TO a": ["pg_parameter_acl"],
+    "SELECT pg_replication_origin_create('o')": ["pg_replication_origin"],
+    "CREATE SUBSCRIPTION s CONNECTION 'dbname=x' PUBLICATION p WITH (connect = false)": ["pg_replication_origin"],
+}
+"""Statements, and the shared catalogs that they write to, in the database postgres."""
 EXPECTED = (
     "expected postgresql://user@host:port/database (the value is not shown: it may hold a password); write special "
     "characters in a password as %40 and so on, or give its file: ?passfile=/path"
@@ -354,6 +375,19 @@ def test_down_parts_are_looked_at_where_they_run(slipway: Slipway, folder: Folde
 
     assert finished.code == 21, finished
     assert message(finished).startswith("001_a.down.sql:1: this acts on the whole server")
+
+
+@pytest.mark.parametrize(("statement", "catalogs"), SHARED.items())
+async def test_what_a_transaction_did_to_the_whole_server_is_seen(
+    statement: str, catalogs: list[str], cluster: Cluster
+) -> None:
+    await cluster.database.execute("CREATE ROLE a; CREATE ROLE b; CREATE TABLE t ()")
+
+    async with cluster.database.connection() as connection:
+        await connection.execute("BEGIN")
+        await connection.execute(statement)
+
+        assert await shared_writes(connection) == catalogs
 
 
 async def test_what_only_looks_like_them_is_rehearsed(cluster: Cluster, slipway: Slipway, folder: Folder) -> None:
