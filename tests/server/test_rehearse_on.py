@@ -12,7 +12,7 @@ import pytest
 
 from containers import ROOT
 from pgslipway.cli.rehearsal.scratch import CLASS
-from pgslipway.cli.rehearsal.whole_server import shared_writes
+from pgslipway.cli.rehearsal.shared import shared_writes
 from servers import LOCALHOST, PASSWORD, eventually, pgbouncer, refusing
 
 if TYPE_CHECKING:
@@ -95,6 +95,22 @@ SHARED = {
     "CREATE SUBSCRIPTION s CONNECTION 'dbname=x' PUBLICATION p WITH (connect = false)": ["pg_replication_origin"],
 }
 """Statements, and the shared catalogs that they write to, in the database postgres."""
+BLOCK = "DO $$ BEGIN EXECUTE 'CREATE ROLE hidden'; END $$;"
+HIDDEN = {
+    "alone": {"001_a.sql": BLOCK},
+    "after others": {"001_a.sql": "CREATE TABLE a ();", "002_b.sql": "CREATE TABLE b ();", "003_c.sql": BLOCK},
+    "without a transaction": {"001_a.sql": f"-- no-transaction\nCREATE TABLE a ();\n{BLOCK}"},
+    "repeatable": {"001_a.sql": "CREATE TABLE a ();", "R__b.sql": BLOCK},
+    "in a dump": {"001_a.sql": f"SET session_replication_role = replica;\n{BLOCK}"},
+    "large": {"001_a.sql": f"SELECT 1;\n--{'x' * 2_000_000}\n{BLOCK}"},
+}
+"""Files the last of which makes a role, in a block."""
+OWN = """
+DO $$ BEGIN
+    EXECUTE pg_catalog.format('ALTER DATABASE %I SET work_mem = ''1MB''', current_database());
+    EXECUTE pg_catalog.format('COMMENT ON DATABASE %I IS ''shop''', current_database());
+END $$;
+"""
 EXPECTED = (
     "expected postgresql://user@host:port/database (the value is not shown: it may hold a password); write special "
     "characters in a password as %40 and so on, or give its file: ?passfile=/path"
@@ -377,17 +393,40 @@ def test_down_parts_are_looked_at_where_they_run(slipway: Slipway, folder: Folde
     assert message(finished).startswith("001_a.down.sql:1: this acts on the whole server")
 
 
-@pytest.mark.parametrize(("statement", "catalogs"), SHARED.items())
-async def test_what_a_transaction_did_to_the_whole_server_is_seen(
-    statement: str, catalogs: list[str], cluster: Cluster
-) -> None:
+async def test_what_a_transaction_did_to_the_whole_server_is_seen(cluster: Cluster) -> None:
     await cluster.database.execute("CREATE ROLE a; CREATE ROLE b; CREATE TABLE t ()")
+    seen = {}
 
     async with cluster.database.connection() as connection:
-        await connection.execute("BEGIN")
-        await connection.execute(statement)
+        for statement in SHARED:
+            await connection.execute(f"BEGIN; {statement}")
+            seen[statement] = await shared_writes(connection)
+            await connection.execute("ROLLBACK")
 
-        assert await shared_writes(connection) == catalogs
+    assert seen == SHARED
+
+
+@pytest.mark.parametrize("files", HIDDEN.values(), ids=HIDDEN)
+async def test_what_a_block_does_to_the_whole_server_is_rolled_back(
+    files: dict[str, str], cluster: Cluster, slipway: Slipway, folder: Folder
+) -> None:
+    finished = await rehearse(slipway, cluster.database, folder(files))
+
+    assert finished.code == 21, finished
+    *_, last = files
+    assert message(finished) == (
+        f"{last}: a function or a block in it acts on the whole server (pg_auth_members, pg_authid), and so beyond the "
+        "scratch database, and was rolled back; rehearse it without --on, on the embedded Postgres, which is thrown "
+        "away as a whole"
+    )
+    assert not await cluster.database.fetch("SELECT FROM pg_roles WHERE rolname = 'hidden'")
+    assert await scratch_databases(cluster.database) == []
+
+
+async def test_block_about_its_own_database_is_rehearsed(cluster: Cluster, slipway: Slipway, folder: Folder) -> None:
+    finished = await rehearse(slipway, cluster.database, folder({"001_a.sql": OWN}))
+
+    assert finished.code == 0, finished
 
 
 async def test_what_only_looks_like_them_is_rehearsed(cluster: Cluster, slipway: Slipway, folder: Folder) -> None:

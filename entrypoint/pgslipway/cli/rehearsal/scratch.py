@@ -27,6 +27,7 @@ from ...retry import keep_trying, log_causes
 from ...run import refuse_reader
 from ...system import environment
 from .address import beside, named_in, refuse_target, server_at, server_name, target_in
+from .guard import guarded, set_up_guard
 from .servers import forget_variables
 from .whole_server import refuse_whole_server
 
@@ -75,7 +76,10 @@ async def scratch(config: Config, url: str, *, down: bool = False) -> AsyncItera
             await drop_left_behind(connection)
         async with own_database(connection, config, server_name(server)) as name:
             place = f"the scratch database {name} of {server_name(server)}"
-            yield config.but(role=None, create_database="no", location=Location({URL: beside(url, name)}, place))
+            there = config.but(role=None, location=Location({URL: beside(url, name)}, place))
+            await set_up_guard(there)
+            with guarded():
+                yield there
     finally:
         await close(connection)
 
@@ -86,7 +90,7 @@ async def reach(config: Config, url: str) -> Connection:
     for database in names:
         location = Location({URL: beside(url, database)})
         try:
-            connection, _ = await wait_for_answer(config.but(create_database="no", location=location), refuse_reader)
+            connection, _ = await wait_for_answer(config.but(location=location), refuse_reader)
         except AccessRefused as error:
             if database == names[-1] or not (error.__cause__ and lacks_database(error.__cause__)):
                 raise
