@@ -1,7 +1,10 @@
 """The guard of the server that a scratch database is on: a file whose functions or blocks act on it is rolled back.
 
 A look at the text finds only what stands there. So each transaction that writes to one of our tables, as that of every
-file does, is asked in its end what it has written to the catalogs that all databases share.
+file does, is asked at its end what it has written to the catalogs that all databases share.
+
+It does not see the transactions of a procedure that commits, what comes after a SET CONSTRAINTS ALL IMMEDIATE of the
+file's own, and what is in no catalog: replication slots, signals to other sessions, files of the server.
 """
 
 from collections.abc import Iterator
