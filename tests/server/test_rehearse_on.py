@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 WEBSHOP = ROOT / "examples" / "webshop"
 ONE = {"001_a.sql": "CREATE TABLE a ();"}
 SCRATCH = "SELECT datname FROM pg_database WHERE datname LIKE 'pgslipway\\_rehearsal\\_%'"
+DROPPING = "SELECT FROM pg_stat_activity WHERE query LIKE 'DROP DATABASE%' AND wait_event_type = 'Lock'"
 HELD = f"SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = {CLASS}::oid"
 UNTIL_TOLD = """
 DO $$ BEGIN
@@ -101,7 +102,7 @@ HIDDEN = {
     "after others": {"001_a.sql": "CREATE TABLE a ();", "002_b.sql": "CREATE TABLE b ();", "003_c.sql": BLOCK},
     "without a transaction": {"001_a.sql": f"-- no-transaction\nCREATE TABLE a ();\n{BLOCK}"},
     "repeatable": {"001_a.sql": "CREATE TABLE a ();", "R__b.sql": BLOCK},
-    "in a dump": {"001_a.sql": f"SET session_replication_role = replica;\n{BLOCK}"},
+    "as a replica": {"001_a.sql": f"-- no-transaction\nSET session_replication_role = replica;\n{BLOCK}"},
     "large": {"001_a.sql": f"SELECT 1;\n--{'x' * 2_000_000}\n{BLOCK}"},
 }
 """Files the last of which makes a role, in a block."""
@@ -493,23 +494,40 @@ async def test_two_at_once_do_not_disturb_each_other(cluster: Cluster, slipway: 
     assert await scratch_databases(cluster.database) == []
 
 
-async def test_many_at_once_clear_up_together(cluster: Cluster, slipway: Slipway, folder: Folder) -> None:
+async def test_two_at_once_clear_up_together(cluster: Cluster, slipway: Slipway, folder: Folder) -> None:
     files = folder(ONE)
-    for number in range(3):
-        await cluster.database.execute(f"CREATE DATABASE pgslipway_rehearsal_{number}")
+    await cluster.database.execute("CREATE DATABASE pgslipway_rehearsal_1")
 
-    runs = [slipway.start("rehearse", str(files), "--on", cluster.database.url, env={}) for _ in range(4)]
+    async def both_wait() -> bool:
+        return len(await cluster.database.fetch(DROPPING)) == 2
+
+    async with cluster.database.connection() as connection:
+        await connection.execute("BEGIN; COMMENT ON DATABASE pgslipway_rehearsal_1 IS 'locked'")
+        runs = [slipway.start("rehearse", str(files), "--on", cluster.database.url, env={}) for _ in range(2)]
+        await eventually(both_wait, "both of them to drop it")
+        await connection.execute("COMMIT")
     ended = [await asyncio.to_thread(run.finish) for run in runs]
 
-    assert [one.code for one in ended] == [0] * 4, ended
+    assert [one.code for one in ended] == [0, 0], ended
+    assert not any("could not be dropped" in one.err for one in ended)
     assert await scratch_databases(cluster.database) == []
 
 
-async def test_databases_of_others_stay(cluster: Cluster, slipway: Slipway, folder: Folder) -> None:
-    user = await cluster.database.create_role("maker", "LOGIN CREATEDB")
-    others = ["pgslipway_rehearsal_", "pgslipway_rehearsal_7", "pgslipway_rehearsal_7b", "pgslipway_rehearsals"]
+async def test_databases_of_another_name_stay(cluster: Cluster, slipway: Slipway, folder: Folder) -> None:
+    others = ["pgslipway_rehearsal_", "pgslipway_rehearsal_7b", "pgslipway_rehearsals"]
     for name in others:
         await cluster.database.execute(f"CREATE DATABASE {name}")
+
+    finished = await rehearse(slipway, cluster.database, folder(ONE))
+
+    assert finished.code == 0, finished
+    found = await cluster.database.fetch("SELECT datname FROM pg_database WHERE datname ^@ 'pgslipway'")
+    assert sorted(row["datname"] for row in found) == others
+
+
+async def test_what_another_user_has_left_stays(cluster: Cluster, slipway: Slipway, folder: Folder) -> None:
+    user = await cluster.database.create_role("maker", "LOGIN CREATEDB")
+    await cluster.database.execute("CREATE DATABASE pgslipway_rehearsal_7")
 
     finished = await rehearse(slipway, user, folder(ONE))
 
@@ -518,8 +536,7 @@ async def test_databases_of_others_stay(cluster: Cluster, slipway: Slipway, fold
         "warning: pgslipway_rehearsal_7, which a killed rehearsal left, could not be dropped: must be owner of "
         "database pgslipway_rehearsal_7\n"
     ) in finished.err
-    everything = await cluster.database.fetch("SELECT datname FROM pg_database WHERE datname ^@ 'pgslipway'")
-    assert sorted(row["datname"] for row in everything) == others
+    assert await scratch_databases(cluster.database) == ["pgslipway_rehearsal_7"]
 
 
 async def test_database_that_cannot_be_dropped_is_no_success(

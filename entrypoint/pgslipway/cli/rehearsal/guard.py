@@ -35,7 +35,7 @@ BEGIN
     RETURN NULL;
 END $guard$
 """
-# At the end of the transaction, since our row comes first; also for a dump, which turns off the usual triggers.
+# At the end of the transaction, since our row comes first; and in a session, too, that turns off the usual triggers.
 TRIGGER = f"""
 CREATE CONSTRAINT TRIGGER {SCHEMA} AFTER INSERT OR UPDATE OR DELETE ON {{table}} DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW EXECUTE FUNCTION {SCHEMA}.refuse_shared_writes();

@@ -73,6 +73,7 @@ async def scratch(config: Config, url: str, *, down: bool = False) -> AsyncItera
     try:
         async with lost_while("nothing was rehearsed"):
             await refuse_server(connection, config, database, environ)
+            await connection.execute(set_sql(UNLIMITED, "SESSION"))
             await drop_left_behind(connection)
         async with own_database(connection, config, server_name(server)) as name:
             place = f"the scratch database {name} of {server_name(server)}"
@@ -129,7 +130,7 @@ async def own_database(connection: Connection, config: Config, server: str) -> A
     name = f"{PREFIX}{number}"
     stays = f"the next rehearsal drops {name}"
     async with lost_while(stays):
-        await connection.execute(f"{set_sql(UNLIMITED, 'SESSION')}; {LOCK.format(lock_class=CLASS, number=number)}")
+        await connection.execute(LOCK.format(lock_class=CLASS, number=number))
     try:
         async with lost_while(stays):
             await create(connection, config, name, server)
