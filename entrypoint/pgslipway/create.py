@@ -31,7 +31,8 @@ async def create_database(config: Config, location: Location, seconds: float) ->
     except (asyncpg.DuplicateDatabaseError, asyncpg.UniqueViolationError):
         return
     except asyncpg.ObjectInUseError as error:
-        raise DatabaseUnavailable(f"the database {name} could not be created yet: {error}") from error
+        cause = f"the database {name} could not be created yet: {error}"
+        raise DatabaseUnavailable(cause) from None  # the cause, an object in use, would count as a refusal
     except asyncpg.PostgresError as error:
         raise AccessRefused(
             f"the database {name} does not exist, and could not be created (MIGRATE_CREATE_DATABASE=yes): {error}; the "

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from conftest import Folder, Slipway
-    from servers import Database
+    from servers import Database, Embedded
 
 FILES = {"001_a.sql": "CREATE TABLE a ();"}
 NEW = 'a new "shop"'
@@ -51,6 +51,19 @@ async def test_two_runners_create_it_once(missing: Database, folder: Folder, sli
 
     assert [one.code for one in finished] == [0, 0], finished
     assert sum(one.err.count("created the database") for one in finished) == 1
+    assert await missing.applied() == ["001_a.sql"]
+
+
+async def test_template_in_use_is_waited_for(embedded: Embedded, folder: Folder, slipway: Slipway) -> None:
+    cluster = embedded.cluster().start()
+    missing = replace(cluster.database, name="shop")
+
+    async with replace(missing, name="template1").connection():
+        run = slipway.start(env=missing.environ, migrations=folder(FILES), create_database="yes")
+        await asyncio.to_thread(run.wait_for_log, "could not be created yet: source database")
+    finished = await asyncio.to_thread(run.finish)
+
+    assert finished.code == 0, finished
     assert await missing.applied() == ["001_a.sql"]
 
 
