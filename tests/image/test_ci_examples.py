@@ -454,7 +454,7 @@ def test_migration_that_postgres_refuses_fails_on_gitlab_when_it_is_applied() ->
 
 LOCKS: Json = yaml.safe_load(GITHUB.read_text())["jobs"]["locks"]
 LOCKS_ON_GITLAB: Json = yaml.safe_load(GITLAB.read_text())["locks"]
-BLOCKING = {"005_blocking.sql": "ALTER TABLE customers ADD COLUMN vip boolean;\nCREATE INDEX ON orders (state);\n"}
+BLOCKING = {"005_blocking.sql": "ALTER TABLE customers ADD COLUMN vip boolean;\nCREATE INDEX ON orders (ordered_at);\n"}
 GENTLE = {"005_gentle.sql": "ALTER TABLE customers ADD COLUMN vip boolean;\n"}
 
 
