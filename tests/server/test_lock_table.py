@@ -12,8 +12,8 @@ import pytest
 
 from lock_table import HOMES, KINDS, OUTSIDE, PARTITIONED, TABLES, measure, tables, written
 from pgslipway.cli.rehearsal.effects import Effect
+from pgslipway.cli.rehearsal.looks import Relation
 from pgslipway.cli.rehearsal.outside import kind_of
-from pgslipway.cli.rehearsal.relations import Relation
 from servers import eventually
 
 if TYPE_CHECKING:

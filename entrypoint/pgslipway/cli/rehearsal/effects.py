@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from .relations import ACCESS_EXCLUSIVE, MODES, ROW_EXCLUSIVE, SHARE, Relation, State
+from .looks import ACCESS_EXCLUSIVE, MODES, ROW_EXCLUSIVE, SHARE, Relation, State
 
 SEQUENCE, MATERIALIZED = "S", "m"
 """A relkind each: of what has one row, and of what only a REFRESH writes to."""

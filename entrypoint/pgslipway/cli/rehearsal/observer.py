@@ -13,9 +13,9 @@ from ...engine.transaction import parts
 from ...history import History
 from ...words import short
 from .effects import Effect, Observed, effects
+from .looks import Known, State, known
 from .outside import effects_outside, kind_of, tables_of
 from .planner import as_for_large_tables
-from .relations import Known, State, known
 
 Answer = TypeVar("Answer")
 Send = Callable[[], Awaitable[Answer]]

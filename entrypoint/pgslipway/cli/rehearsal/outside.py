@@ -8,7 +8,7 @@ from ...dial import Connection
 from ...engine.recovery import qualified
 from ...engine.sql import Statement, names
 from .effects import Effect
-from .relations import ACCESS_EXCLUSIVE, NONE, SHARE_UPDATE_EXCLUSIVE, Known, Relation
+from .looks import ACCESS_EXCLUSIVE, NONE, SHARE_UPDATE_EXCLUSIVE, Known, Relation
 
 
 class Kind(NamedTuple):
