@@ -11,16 +11,20 @@ from ..rows import plan_of, rows, show, to_table
 from .locks import rehearse_locks
 from .scratch import scratch
 from .servers import embedded
+from .undoing import undo_and_apply_again
 
 
 async def rehearse(request: Request) -> str:
     """Apply everything to a throw-away Postgres; return the last line of the log. Raises as `up` does.
 
-    Nothing stays applied, so the outcome names nothing.
+    Nothing stays applied, so a failure names nothing.
     """
     applied: list[str] = []
     async with server_for(request) as config:
+        if request.options.down:
+            return await undo_and_apply_again(request, config)
         told = await look(config, request.options, applied)
+    request.applied += applied
     done = run_of(request.config, applied).counted(applied)
     where = f"{'on' if request.options.on is None else 'in'} {location_of(config).name}"
     return f"rehearsed {done} {where}, which is gone again{told}"
