@@ -41,14 +41,16 @@ members AS MATERIALIZED (
        AND (t.typrelid = 0 OR t.typrelid IN (SELECT oid FROM relations WHERE relkind = 'c'))
        AND t.oid NOT IN (SELECT typarray FROM pg_catalog.pg_type)
 )"""
+# What an object goes with when that is dropped: by pg_depend, and a column with its table or composite type.
 PARENTS = """
-SELECT coalesce(pg_catalog.array_agg(p.name), '{}') FROM named p
- WHERE (p.class, p.id, p.sub) IN (
-    SELECT d.refclassid, d.refobjid, d.refobjsubid FROM pg_catalog.pg_depend d
-     WHERE d.classid = n.class AND d.objid = n.id AND d.objsubid = n.sub AND d.deptype IN ('a', 'i', 'P', 'S')
-    UNION ALL SELECT n.class, n.id, 0 WHERE n.sub > 0
-    UNION ALL SELECT 'pg_catalog.pg_type'::regclass, c.reltype, 0 FROM relations c
-               WHERE n.sub > 0 AND c.oid = n.id AND c.relkind = 'c')
+SELECT edge.classid, edge.objid, edge.objsubid, pg_catalog.array_agg(p.name) AS names
+  FROM (SELECT classid, objid, objsubid, refclassid, refobjid, refobjsubid FROM pg_catalog.pg_depend
+         WHERE deptype IN ('a', 'i', 'P', 'S')
+         UNION ALL SELECT class, id, sub, class, id, 0 FROM named WHERE sub > 0
+         UNION ALL SELECT n.class, n.id, n.sub, 'pg_catalog.pg_type'::regclass, c.reltype, 0
+                     FROM named n JOIN relations c ON c.oid = n.id AND c.relkind = 'c' WHERE n.sub > 0) edge
+  JOIN named p ON (p.class, p.id, p.sub) = (edge.refclassid, edge.refobjid, edge.refobjsubid)
+ GROUP BY 1, 2, 3
 """
 GRANTED = """
 SELECT p.grantee, pg_catalog.string_agg(p.privilege_type || CASE WHEN p.is_grantable THEN ' WITH GRANT OPTION' ELSE ''
@@ -86,9 +88,13 @@ async def read(connection: Connection, history: History, *, whole_server: bool) 
     async with connection.transaction(readonly=True):
         await connection.execute(SETTINGS)
         rows = await connection.fetch(query, ours, history.schema)
-    return {
-        intern(row["name"]): one_definition(intern(row["definition"]), tuple(sorted(row["parents"]))) for row in rows
-    }
+    return {intern(row["name"]): one_definition(in_lines(row["definition"]), (*row["parents"],)) for row in rows}
+
+
+@cache
+def in_lines(definition: str) -> str:
+    """Return a definition without empty lines, indentation and runs of spaces, which mean little in a function."""
+    return "\n".join(" ".join(line.split()) for line in definition.split("\n") if line.strip())
 
 
 def schema_sql(version: int, *, whole_server: bool) -> str:
@@ -107,8 +113,9 @@ WITH {SCOPE}, objects (class, id, sub, owner, acl, letter, lines) AS (
       FROM objects o, LATERAL pg_catalog.pg_identify_object(o.class, o.id, o.sub) i
      WHERE (o.class, o.id) NOT IN (SELECT classid, objid FROM members)
 )
-SELECT n.name, coalesce(pg_catalog.array_to_string(n.lines, E'\\n'), '') AS definition, ({PARENTS}) AS parents
-  FROM named n
+SELECT n.name, coalesce(pg_catalog.array_to_string(n.lines, E'\\n'), '') AS definition,
+       coalesce(p.names, '{{}}') AS parents
+  FROM named n LEFT JOIN ({PARENTS}) p ON (p.classid, p.objid, p.objsubid) = (n.class, n.id, n.sub)
 UNION ALL {ORDERS}
 UNION ALL {COMMENTS}
 UNION ALL {PRIVILEGES}

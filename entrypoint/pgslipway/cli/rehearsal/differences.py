@@ -74,7 +74,7 @@ def change(before: str, after: str) -> str:
     gone, come = ([line for line in one if line not in other] for one, other in ((old, new), (new, old)))
     if not gone and not come:  # the same lines in another order
         gone, come = old, new
-    was, now = (short(", ".join(" ".join(line.split()) for line in lines)) for lines in (gone, come))
+    was, now = (short(", ".join(lines)) for lines in (gone, come))
     if not now:
         return f"no longer {was}"
     return f"was {was}, is {now}" if was else f"now {now}"
