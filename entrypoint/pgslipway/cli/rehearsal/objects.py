@@ -102,8 +102,8 @@ def operator(column: str) -> str:
     return f"'{column} ' || nullif(o.{column}, 0)::pg_catalog.regoperator"
 
 
-MAPPINGS = """(SELECT pg_catalog.string_agg(pg_catalog.concat(m.maptokentype, ': ',
-    m.mapdict::pg_catalog.regdictionary), ', ' ORDER BY m.maptokentype, m.mapseqno)
+MAPPINGS = """(SELECT pg_catalog.string_agg(pg_catalog.concat('TOKEN ', m.maptokentype, ': ',
+    m.mapdict::pg_catalog.regdictionary), E'\\n' ORDER BY m.maptokentype, m.mapseqno)
     FROM pg_catalog.pg_ts_config_map m WHERE m.mapcfg = o.oid)"""
 ALL_ELSE = [
     plain("pg_extension", "ext", "config", lines=["'SCHEMA ' || o.extnamespace::pg_catalog.regnamespace"]),

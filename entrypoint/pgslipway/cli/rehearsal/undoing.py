@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from ...config import Config
 from ...connect import connect, reconnect
@@ -197,7 +198,7 @@ def second(problem: Problem) -> Problem:
 def down_part(course: Course, number: int) -> Problem:
     """Return the place of the down part of a file, as a problem without a text."""
     part = undo_of(course.file(number), course.run.config.dir)
-    line = bytes(part.read()[: part.first]).count(b"\n") + 1 if part.first else 0
+    line = Path(part.path).read_bytes()[: part.first].count(b"\n") + 1 if part.first else 0
     return Problem("", part.filename, line)
 
 
