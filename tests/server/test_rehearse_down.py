@@ -322,6 +322,69 @@ KINDS = {
         "ALTER TEXT SEARCH CONFIGURATION words DROP MAPPING FOR url",
         "different: text search configuration public.words (no longer TOKEN 5: simple)",
     ),
+    "text search dictionary": (
+        "CREATE TEXT SEARCH DICTIONARY plain (template = simple)",
+        "",
+        "left over: text search dictionary public.plain",
+    ),
+    "text search parser": (
+        (
+            "CREATE TEXT SEARCH PARSER own (start = prsd_start, gettoken = prsd_nexttoken, end = prsd_end, "
+            "lextypes = prsd_lextype)"
+        ),
+        "",
+        "left over: text search parser public.own",
+    ),
+    "text search template": (
+        "CREATE TEXT SEARCH TEMPLATE own (lexize = dsimple_lexize)",
+        "",
+        "left over: text search template public.own",
+    ),
+    "operator family": (
+        "CREATE OPERATOR FAMILY numbers USING hash",
+        "",
+        "left over: operator family public.numbers USING hash",
+    ),
+    "operator class": (
+        "CREATE OPERATOR CLASS ints FOR TYPE int USING hash FAMILY numbers AS OPERATOR 1 =, FUNCTION 1 hashint4(int)",
+        "",
+        "left over: operator class public.ints USING hash",
+    ),
+    "conversion": (
+        "CREATE CONVERSION latin FOR 'LATIN1' TO 'UTF8' FROM iso8859_1_to_utf8",
+        "",
+        "left over: conversion public.latin",
+    ),
+    "language": (
+        "CREATE LANGUAGE speech HANDLER plpgsql_call_handler",
+        "",
+        "left over: language speech",
+    ),
+    "access method": (
+        "CREATE ACCESS METHOD pile TYPE TABLE HANDLER heap_tableam_handler",
+        "",
+        "left over: access method pile",
+    ),
+    "table's access method": (
+        "CREATE TABLE piled (n int)",
+        "DROP TABLE piled; CREATE TABLE piled (n int) USING pile",
+        "left over: table public.piled",
+    ),
+    "user mapping": (
+        "CREATE SERVER near FOREIGN DATA WRAPPER elsewhere",
+        "CREATE USER MAPPING FOR app SERVER near OPTIONS (password 'swordfish'); ALTER SERVER near OPTIONS (host 'x')",
+        "left over: server near\nleft over: user mapping app on server near",
+    ),
+    "user mapping that is missing": (
+        "",
+        "DROP USER MAPPING FOR app SERVER near",
+        "missing: user mapping app on server near",
+    ),
+    "foreign-data wrapper": (
+        "",
+        "ALTER FOREIGN DATA WRAPPER elsewhere OPTIONS (debug 'true')",
+        'different: foreign-data wrapper elsewhere (was fdwoptions, is fdwoptions ["debug=true"])',
+    ),
     "collation of one's own": ('CREATE COLLATION old FROM "C"', "", "left over: collation public.old"),
     "server": (
         (
@@ -623,3 +686,19 @@ def test_another_order_of_columns_is_no_failure(folder: Folder, slipway: Slipway
         "warning: no down part can put a column back in its place, so that is no failure: columns in another order in "
         "table public.a\n"
     ) in finished.err
+
+
+@pytest.mark.needs_server
+def test_file_that_is_edited_meanwhile_ends_the_rehearsal(folder: Folder, slipway: Slipway) -> None:
+    migrations = folder(PLAIN | {"002_b.sql": "SELECT pg_sleep(3);", "002_b.down.sql": "SELECT 1;"})
+    running = slipway.start("rehearse", "--down", env={}, migrations=migrations)
+    running.wait_for_log("applied 001_a.sql")
+
+    folder({"003_c.sql": "SELECT 'edited'"})
+    finished = running.finish()
+
+    assert finished.outcome, finished
+    assert (finished.code, finished.outcome["message"]) == (
+        21,
+        "the folder was changed while its files were rehearsed; rehearse them again",
+    ), finished

@@ -11,16 +11,8 @@ from .differences import ORDER, Definition, Schema
 from .objects import NEW, OF_THE_DATABASE, ROLES
 from .relations import OF_RELATIONS
 
-# What the words of the catalogs depend on, as for pg_dump: a migration may set any of it for the whole database.
-SETTINGS = """
-SET LOCAL search_path = '';
-SET LOCAL TimeZone = 'UTC';
-SET LOCAL DateStyle = 'ISO';
-SET LOCAL IntervalStyle = 'postgres';
-SET LOCAL bytea_output = 'hex';
-SET LOCAL extra_float_digits = 3;
-SET LOCAL quote_all_identifiers = off
-"""
+# Then all names are qualified, whatever the migrations do with schemas.
+NO_PATH = "SET LOCAL search_path = ''"
 # What is looked at: no system schema, none that an extension made, and nothing of ours.
 SCOPE = """
 members AS MATERIALIZED (
@@ -86,7 +78,7 @@ async def read(connection: Connection, history: History, *, whole_server: bool) 
     ours = [history.name, Journal(history).name, texts_of(history).name]
     query = schema_sql(connection.get_server_version().major, whole_server=whole_server)
     async with connection.transaction(readonly=True):
-        await connection.execute(SETTINGS)
+        await connection.execute(NO_PATH)
         rows = await connection.fetch(query, ours, history.schema)
     return {intern(row["name"]): one_definition(in_lines(row["definition"]), (*row["parents"],)) for row in rows}
 

@@ -126,7 +126,6 @@ ALL_ELSE = [
     unowned("pg_ts_template", "tmplnamespace", where="JOIN schemas s ON s.oid = o.tmplnamespace"),
     unowned("pg_cast", "castsource", "casttarget", "castfunc", lines=[function("castfunc")]),
     unowned("pg_am"),
-    unowned("pg_transform", "trftype", "trflang"),
     unowned("pg_user_mapping", "umuser", "umserver", "umoptions"),
 ]  # fmt: skip
 NEW = {15: [unowned("pg_publication_namespace", "pnpubid", "pnnspid")]}

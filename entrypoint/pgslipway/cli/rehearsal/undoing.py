@@ -4,7 +4,7 @@ Each step is a run of the program over the first so many files, with a look at t
 """
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,7 +26,7 @@ from ..down import prepare, undo
 from ..rows import plan_of, rows, show, to_table
 from ..version import version_given
 from .catalogs import read
-from .differences import Schema, Step, described, differing, new_differences, reordered
+from .differences import Schema, Step, described, new_differences, reordered
 
 logger = logging.getLogger(__name__)
 
@@ -142,16 +142,15 @@ async def bring_up(run: Run) -> None:
 async def undo_each(course: Course, first: list[Schema], whole: Schema) -> None:
     """Undo the files, newest first, and note what each of them leaves behind.
 
-    The objects of repeatable files stay, as they do after `down`: they are not looked at.
+    The objects of repeatable files stay, as they do after `down`: `whole` has them, and no file is to blame.
     """
     logger.info("undoing %s", count(len(course.undone), "migration"))
-    repeatable = differing(first[-1], whole)
     before = whole
     for number in reversed(course.undone):
         part = Run(course.run.config, course.run.migrations[:number])
         await until_done(part, partial(undo_newest, part))
         after, stage = await course.look(), number - course.kept
-        note(course, down_part(course, number), (first[stage], first[stage - 1]), (before, after), repeatable)
+        note(course, down_part(course, number), (first[stage], first[stage - 1]), (before, after))
         course.reordered |= reordered(first[stage - 1], after)
         before = after
 
@@ -182,9 +181,9 @@ async def apply_again(course: Course, first: list[Schema], whole: Schema) -> Non
         raise MigrationFailed(*(second(problem) for problem in error.problems)) from error
 
 
-def note(course: Course, place: Problem, expected: Step, found: Step, ignored: Collection[str] = ()) -> None:
-    """Note the differences for which a file is to blame, except for those of the `ignored` objects."""
-    names = new_differences(expected, found).difference(ignored)
+def note(course: Course, place: Problem, expected: Step, found: Step) -> None:
+    """Note the differences for which a file is to blame."""
+    names = new_differences(expected, found)
     course.problems += [
         Problem(f"{place.text}{line}", place.file, place.line) for line in described(expected[1], found[1], names)
     ]
