@@ -217,27 +217,27 @@ KINDS = {
     "privileges of a table": (
         "GRANT SELECT ON orders TO app",
         "GRANT INSERT ON orders TO app WITH GRANT OPTION",
-        "left over: privileges of app on table public.orders",
+        "left over: privileges of app on table public.orders (INSERT WITH GRANT OPTION, SELECT)",
     ),
     "privileges of a column": (
         "GRANT UPDATE (note) ON orders TO app",
         "",
-        "left over: privileges of app on table column public.orders.note",
+        "left over: privileges of app on table column public.orders.note (UPDATE)",
     ),
     "privileges of a function": (
         "REVOKE EXECUTE ON FUNCTION one() FROM PUBLIC",
         "",
-        "left over: privileges of PUBLIC on function public.one()",
+        "left over: privileges of PUBLIC on function public.one() (none)",
     ),
     "privileges of a schema": (
         "GRANT USAGE ON SCHEMA public TO app",
         "",
-        "left over: privileges of app on schema public",
+        "left over: privileges of app on schema public (USAGE)",
     ),
     "privileges of a type": (
         "GRANT USAGE ON TYPE state TO app",
         "",
-        "left over: privileges of app on type public.state",
+        "left over: privileges of app on type public.state (USAGE)",
     ),
     "default privileges": (
         "ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO app",
@@ -702,3 +702,13 @@ def test_file_that_is_edited_meanwhile_ends_the_rehearsal(folder: Folder, slipwa
         21,
         "the folder was changed while its files were rehearsed; rehearse them again",
     ), finished
+
+
+@pytest.mark.needs_server
+def test_version_is_written_as_the_layout_does(folder: Folder, slipway: Slipway) -> None:
+    files = {"V1.1__a.sql": "CREATE TABLE a ();", "V1.2__b.sql": "CREATE TABLE b ();", "U1.2__b.sql": "SELECT 1;"}
+
+    code, message, finished = rehearsed(slipway, folder(files), "--since", "1.1")
+
+    assert code == 24, finished
+    assert message.startswith("U1.2__b.sql: left over: table public.b\nV1.2__b.sql:1: relation")

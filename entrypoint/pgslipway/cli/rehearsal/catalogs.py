@@ -7,7 +7,7 @@ from ...dial import Connection
 from ...engine.journal import Journal
 from ...engine.repeatable import texts_of
 from ...history import History
-from .differences import ORDER, Definition, Schema
+from .differences import ORDER, PRIVILEGES, Definition, Schema
 from .objects import NEW, OF_THE_DATABASE, ROLES
 from .relations import OF_RELATIONS
 
@@ -49,8 +49,8 @@ SELECT p.grantee, pg_catalog.string_agg(p.privilege_type || CASE WHEN p.is_grant
        END, ', ' ORDER BY p.privilege_type) AS list FROM pg_catalog.aclexplode({}) p GROUP BY p.grantee
 """
 # What everybody has from the beginning is not shown, unless it was revoked.
-PRIVILEGES = f"""
-SELECT pg_catalog.concat('privileges of ', CASE p.grantee WHEN 0 THEN 'PUBLIC' ELSE
+GRANTS = f"""
+SELECT pg_catalog.concat('{PRIVILEGES}', CASE p.grantee WHEN 0 THEN 'PUBLIC' ELSE
            p.grantee::pg_catalog.regrole::text END, ' on ', n.name), p.list, ARRAY[n.name]
   FROM named n, LATERAL (
     SELECT grantee, coalesce(granted.list, 'none') AS list FROM ({GRANTED.format("n.acl")}) granted
@@ -110,5 +110,5 @@ SELECT n.name, coalesce(pg_catalog.array_to_string(n.lines, E'\\n'), '') AS defi
   FROM named n LEFT JOIN ({PARENTS}) p ON (p.classid, p.objid, p.objsubid) = (n.class, n.id, n.sub)
 UNION ALL {ORDERS}
 UNION ALL {COMMENTS}
-UNION ALL {PRIVILEGES}
+UNION ALL {GRANTS}
 """

@@ -9,6 +9,9 @@ MISSING, LEFT_OVER, DIFFERENT = "missing", "left over", "different"
 ORDER = "order of the columns in "
 """Begins the name of what is apart from the columns, since one that is dropped and added again comes last."""
 
+PRIVILEGES = "privileges of "
+"""Begins the name of what a role may do with an object; not there where that is the same as without any GRANT."""
+
 
 class Definition(NamedTuple):
     """An object of the schema."""
@@ -54,11 +57,11 @@ def described(before: Schema, after: Schema, names: Collection[str]) -> Iterator
     """Yield a line for each of these differences; what is missing or left over with its parent goes without saying."""
     kinds = {name: kind_of(before, after, name) for name in names}
     for name, kind in sorted(kinds.items()):
-        parents = (before if kind == MISSING else after)[name].parents
+        here = (before if kind == MISSING else after)[name]
         if kind == DIFFERENT:
             yield f"{kind}: {name} ({change(before[name].text, after[name].text)})"
-        elif kind not in {kinds.get(parent) for parent in parents}:
-            yield f"{kind}: {name}"
+        elif kind not in {kinds.get(parent) for parent in here.parents}:
+            yield f"{kind}: {name}" + (f" ({here.text})" if name.startswith(PRIVILEGES) else "")
 
 
 def kind_of(before: Schema, after: Schema, name: str) -> str:
