@@ -14,7 +14,7 @@ from pgslipway.history import History
 from servers import Embedded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from conftest import Finished, Folder, Slipway
@@ -487,9 +487,11 @@ DBMATE = "-- migrate:up\n{}\n-- migrate:down\n{}\n"
 AGAIN = "it was applied the first time, but not again after the down parts"
 
 
-def rehearsed(slipway: Slipway, migrations: Path, *arguments: str) -> tuple[int, str, Finished]:
+def rehearsed(
+    slipway: Slipway, migrations: Path, *arguments: str, env: Mapping[str, str] | None = None
+) -> tuple[int, str, Finished]:
     """Rehearse a folder; the exit code, the message without what stands for the time, and all."""
-    finished = slipway("rehearse", "--down", *arguments, env={}, migrations=migrations)
+    finished = slipway("rehearse", "--down", *arguments, env=env or {}, migrations=migrations)
     assert finished.outcome, finished
     return finished.code, str(finished.outcome["message"]), finished
 
@@ -712,3 +714,24 @@ def test_version_is_written_as_the_layout_does(folder: Folder, slipway: Slipway)
 
     assert code == 24, finished
     assert message.startswith("U1.2__b.sql: left over: table public.b\nV1.2__b.sql:1: relation")
+
+
+@pytest.mark.needs_server
+def test_values_of_variables_are_not_shown(folder: Folder, slipway: Slipway) -> None:
+    files = {
+        "001_a.sql": "CREATE TABLE a (n text); COMMENT ON TABLE a IS 'none';",
+        "001_a.down.sql": "DROP TABLE a;",
+        "002_b.sql": "-- variables: word, name\nCOMMENT ON TABLE a IS '${word}'; CREATE TABLE \"${name}\" ();",
+        "002_b.down.sql": "SELECT 1;",
+    }
+    secrets = {"MIGRATE_VAR_WORD": "open  sesame", "MIGRATE_VAR_NAME": "alibaba"}
+
+    code, message, finished = rehearsed(slipway, folder(files), env=secrets)
+
+    assert code == 24, finished
+    assert message.startswith(
+        "002_b.down.sql: different: comment on table public.a (was none, is ${word})\n"
+        "002_b.down.sql: left over: table public.${name}\n"
+    ), finished
+    assert "sesame" not in f"{finished}"
+    assert "alibaba" not in f"{finished}"

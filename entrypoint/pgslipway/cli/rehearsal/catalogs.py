@@ -1,5 +1,6 @@
 """The schema of a database, read from its catalogs as text without oids, under the names of `pg_identify_object`."""
 
+from collections.abc import Callable
 from functools import cache
 from sys import intern
 
@@ -73,20 +74,25 @@ one_definition = cache(Definition)
 """Most of a schema stays as it is from one file to the next, so that is kept once."""
 
 
-async def read(connection: Connection, history: History, *, whole_server: bool) -> Schema:
-    """Return the schema of the database, without our own tables; with the roles of the `whole_server`."""
+async def read(
+    connection: Connection, history: History, *, whole_server: bool, mask: Callable[[str], str] = str
+) -> Schema:
+    """Return the schema of the database, without our own tables; with the roles of the `whole_server`.
+
+    `mask` hides the values of variables in a definition.
+    """
     ours = [history.name, Journal(history).name, texts_of(history).name]
     query = schema_sql(connection.get_server_version().major, whole_server=whole_server)
     async with connection.transaction(readonly=True):
         await connection.execute(NO_PATH)
         rows = await connection.fetch(query, ours, history.schema)
-    return {intern(row["name"]): one_definition(in_lines(row["definition"]), (*row["parents"],)) for row in rows}
+    return {intern(row["name"]): one_definition(in_lines(row["definition"], mask), (*row["parents"],)) for row in rows}
 
 
 @cache
-def in_lines(definition: str) -> str:
+def in_lines(definition: str, mask: Callable[[str], str]) -> str:
     """Return a definition without empty lines, indentation and runs of spaces, which mean little in a function."""
-    return "\n".join(" ".join(line.split()) for line in definition.split("\n") if line.strip())
+    return "\n".join(" ".join(line.split()) for line in mask(definition).split("\n") if line.strip())
 
 
 def schema_sql(version: int, *, whole_server: bool) -> str:

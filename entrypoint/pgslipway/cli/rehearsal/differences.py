@@ -1,6 +1,6 @@
 """The schema of a database as a value, and the differences between two."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
 from ...words import short
@@ -53,15 +53,18 @@ def text(schema: Schema, name: str) -> str | None:
     return schema[name].text if name in schema else None
 
 
-def described(before: Schema, after: Schema, names: Collection[str]) -> Iterator[str]:
-    """Yield a line for each of these differences; what is missing or left over with its parent goes without saying."""
+def described(before: Schema, after: Schema, names: Collection[str], mask: Callable[[str], str] = str) -> Iterator[str]:
+    """Yield a line for each of these differences; what is missing or left over with its parent goes without saying.
+
+    `mask` hides the values of variables in a name.
+    """
     kinds = {name: kind_of(before, after, name) for name in names}
     for name, kind in sorted(kinds.items()):
         here = (before if kind == MISSING else after)[name]
         if kind == DIFFERENT:
-            yield f"{kind}: {name} ({change(before[name].text, after[name].text)})"
+            yield f"{kind}: {mask(name)} ({change(before[name].text, after[name].text)})"
         elif kind not in {kinds.get(parent) for parent in here.parents}:
-            yield f"{kind}: {name}" + (f" ({here.text})" if name.startswith(PRIVILEGES) else "")
+            yield f"{kind}: {mask(name)}" + (f" ({here.text})" if name.startswith(PRIVILEGES) else "")
 
 
 def kind_of(before: Schema, after: Schema, name: str) -> str:

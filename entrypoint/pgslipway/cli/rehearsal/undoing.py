@@ -13,6 +13,7 @@ from pathlib import Path
 from ...config import Config
 from ...connect import connect, reconnect
 from ...dial import Connection
+from ...engine.masks import masked
 from ...engine.preflight import preview
 from ...engine.undo import undo_of
 from ...errors import BadMigrations, MigrationFailed, Problem
@@ -46,6 +47,8 @@ class Course:
     kept: int
     """How many of the files, from the oldest on, are not undone."""
     look: Callable[[], Awaitable[Schema]]
+    mask: Callable[[str], str]
+    """Hides the values of variables."""
     problems: list[Problem] = field(default_factory=list)
     reordered: set[str] = field(default_factory=set)
     """The tables in which a down part has put columns last."""
@@ -70,13 +73,14 @@ async def undo_and_apply_again(request: Request, config: Config) -> str:
     since = version_given("--since", given, run.migrations[0].layout)[-1] if given else ALL
     async with reconnect(config) as connection:
         await refuse_what_cannot_be_undone(run, connection, since)
-        look = partial(read, connection, run.history, whole_server=not request.options.on)
-        course = Course(run, sum(one.version <= since for one in run.migrations), look)
+        mask = partial(masked, run.config.variables.known)
+        look = partial(read, connection, run.history, whole_server=not request.options.on, mask=mask)
+        course = Course(run, sum(one.version <= since for one in run.migrations), look, mask)
         applied: list[str] = []
         with each_step_unsaid(config):
             await rehearse(course, applied)
     if course.reordered:
-        logger.warning(ANOTHER_ORDER, few(sorted(course.reordered), 20))
+        logger.warning(ANOTHER_ORDER, few([*map(course.mask, sorted(course.reordered))], 20))
     if course.problems:
         raise BadMigrations(*course.problems)
     request.applied += applied
@@ -185,7 +189,8 @@ def note(course: Course, place: Problem, expected: Step, found: Step) -> None:
     """Note the differences for which a file is to blame."""
     names = new_differences(expected, found)
     course.problems += [
-        Problem(f"{place.text}{line}", place.file, place.line) for line in described(expected[1], found[1], names)
+        Problem(f"{place.text}{line}", place.file, place.line)
+        for line in described(expected[1], found[1], names, course.mask)
     ]
 
 
