@@ -163,3 +163,11 @@ have flyway flyway java_program flyway org.flywaydb.commandline.Main org.flywayd
     org.postgresql:postgresql:42.7.7
 have liquibase liquibase java_program liquibase liquibase.integration.commandline.LiquibaseCommandLine \
     org.liquibase:liquibase-core:4.33.0 info.picocli:picocli:4.7.7 org.postgresql:postgresql:42.7.7
+# Only where they are asked for: the linters that bench/linters.py compares with. Two of them need a libclang to build.
+if [[ $asked != "  " ]]; then
+    have squawk squawk pip_install squawk-cli
+    have eugene eugene cargo_install eugene ''
+    have pgfence pgfence npm_scripts @flvmnt/pgfence
+    have pgsafe pgsafe cargo_install pgsafe cli
+    have safemigrate safemigrate-lint pip_install safemigrate-lint
+fi
