@@ -57,6 +57,14 @@ class Results:
     failed: dict[str, list[tuple[str, str, str]]] = field(default_factory=dict)
     """Folder, filename and reason, by linter."""
 
+    def unread(self, name: str) -> set[tuple[str, str]]:
+        """Return the files that a linter could not read."""
+        return {(folder, filename) for folder, filename, _ in self.failed.get(name, [])}
+
+    def places(self, name: str, files: set[tuple[str, str]]) -> set[tuple[str, str, int]]:
+        """Return the statements in these files that a linter finds to block."""
+        return {place for place, rules in self.found.get(name, {}).items() if rules - HELD and place[:2] in files}
+
 
 def lint(linter: Linter, texts: Iterable[Text], values: dict[str, str], results: Results) -> Iterator[Text]:
     """Run a linter on each text, add its findings to the results, and yield those that it cannot read."""
@@ -118,7 +126,7 @@ def ours(folder: str, path: Path, texts: list[Text], server: Server, results: Re
     ]
     ended = subprocess.run(argv, capture_output=True, text=True, check=False)
     if ended.returncode:
-        reason = ended.stderr.strip().splitlines()[-1]
+        reason = ended.stderr.strip()
         results.failed.setdefault(OURS, []).extend((folder, text.filename, reason) for text in texts)
         return
     by_name = {text.filename: text for text in texts}
@@ -132,18 +140,15 @@ def ours(folder: str, path: Path, texts: list[Text], server: Server, results: Re
 # --- the report -----------------------------------------------------------------------------------------------
 
 
-def table(results: Results, read: set[tuple[str, str]]) -> str:
-    """Return the table of linters: their findings beside ours, in the files that both could read."""
+def table(results: Results, files: set[tuple[str, str]]) -> str:
+    """Return the table of linters: their findings beside ours, in those of the files that both could read."""
     lines = [
         "| linter | unread files | findings | also ours | only theirs | only ours | besides |",
         f"|---{'|---:' * 6}|",
     ]
-    for name, found in results.found.items():
-        unread = {(folder, filename) for folder, filename, _ in results.failed.get(name, [])}
-        mine = {
-            place for place, rules in results.found.get(OURS, {}).items() if rules - HELD and place[:2] in read - unread
-        }
-        theirs = {place for place, rules in found.items() if rules - HELD and place[:2] in read}
+    for name in results.found:
+        unread = results.unread(name)
+        mine, theirs = (results.places(one, files - unread - results.unread(OURS)) for one in (OURS, name))
         numbers = len(unread), len(theirs), len(theirs & mine), len(theirs - mine), len(mine - theirs)
         lines.append(f"| {name} | {' | '.join(map(str, numbers))} | {results.beside.get(name, 0)} |")
     return "\n".join(lines)
