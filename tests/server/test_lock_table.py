@@ -69,4 +69,4 @@ async def test_kind_of_a_statement_outside_a_transaction_has_the_lock_that_it_wa
 
     kind = kind_of(statement)
     assert kind
-    assert [Effect(Relation(0, "", "a", "r"), kind.lock, True, False, False).lock_name] == modes
+    assert [Effect(Relation(0, "", "a", "a", "r"), kind.lock, True, False, False).lock_name] == modes

@@ -177,6 +177,47 @@ def test_lock_after_the_work_is_short(slipway: Slipway, folder: Folder) -> None:
     assert [one["verdict"] for one in statements] == ["", ""]
 
 
+JOINED = """
+ALTER TABLE customers ADD COLUMN c int;
+UPDATE orders SET amount = 1 FROM customers WHERE customers.name = orders.state;
+"""
+DISTINCT = "LOCK TABLE customers; CREATE TABLE states AS SELECT DISTINCT state FROM orders"
+"""Both go by an index, and read all of it."""
+
+
+@pytest.mark.parametrize(("text", "read"), [(JOINED, "customers"), (DISTINCT, "orders")], ids=["join", "distinct"])
+def test_table_that_is_read_by_way_of_an_index_is_read_as_a_whole(
+    text: str, read: str, slipway: Slipway, folder: Folder
+) -> None:
+    first, second = found(slipway, folder, text)
+
+    assert first["verdict"] == "blocking"
+    assert read in [table["table"] for table in second["tables"] if table["reads"]]
+
+
+def test_table_that_was_emptied_is_no_work(slipway: Slipway, folder: Folder) -> None:
+    empty, index = found(slipway, folder, "TRUNCATE orders; CREATE INDEX ON orders (amount)")
+    again = found(
+        slipway, folder, "TRUNCATE orders; INSERT INTO orders (id) VALUES (1); CREATE INDEX ON orders (amount)"
+    )
+
+    assert [empty["verdict"], index["verdict"]] == ["", ""]
+    assert [one["verdict"] for one in again] == ["blocking", "", "blocking"]
+
+
+def test_plan_of_a_statement_that_fails_is_no_failure_of_its_own(slipway: Slipway, folder: Folder) -> None:
+    finished = rehearse(slipway, folder, "SELECT 1;\nSELECT oops FROM orders;")
+
+    assert finished.code == 24, finished
+    assert '002_change.sql:2: column "oops" does not exist\n  2 | SELECT oops FROM orders;\n' in finished.err
+
+
+def test_file_with_a_transaction_of_its_own(slipway: Slipway, folder: Folder) -> None:
+    statements = found(slipway, folder, "BEGIN;\nLOCK TABLE orders;\nCOMMIT;\n-- the end\n")
+
+    assert [(one["line"], one["seen"]) for one in statements] == [(2, True)]
+
+
 def test_statements_of_two_files_do_not_meet(slipway: Slipway, folder: Folder) -> None:
     statements = found(slipway, folder, "ALTER TABLE customers ADD COLUMN c int", f003="UPDATE orders SET amount = 2")
 

@@ -162,6 +162,24 @@ async def test_file_without_a_statement_is_recorded(
     assert await database.applied() == ["001_a.sql"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "BEGIN;\nCOMMIT; -- nothing\n",
+        "SET transaction_timeout = 0; -- of pg_dump\n",
+        "BEGIN;\nCREATE TABLE a (n int);\nCOPY a FROM stdin;\n1\n\\.\nCOMMIT;\n-- the end\n",
+    ],
+    ids=["whole file", "setting that is left out", "last piece"],
+)
+async def test_text_of_which_nothing_is_left_to_send_is_not_sent(
+    text: str, database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    finished = slipway(env=database.environ, migrations=folder({"001_a.sql": text, "002_b.sql": text.lower()}))
+
+    expected = (24, ["001_a.sql"]) if "CREATE" in text else (0, ["001_a.sql", "002_b.sql"])  # its table is there
+    assert (finished.code, await database.applied()) == expected, finished
+
+
 async def test_file_wrapped_in_begin_and_commit_is_one_transaction(
     database: Database, folder: Folder, slipway: Slipway
 ) -> None:

@@ -45,7 +45,7 @@ from .sending import (
     sendable,
     settings_sql,
 )
-from .sql import text_start
+from .sql import BLANK, text_start, tokens
 from .watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -211,7 +211,7 @@ async def send(held: Held, job: Job, watch: Watch) -> None:
 
 
 def parts(source: Source, contents: Contents) -> Iterator[tuple[int, str]]:
-    """Yield (first byte, text) of each piece of a file to send; nothing where it has no statement.
+    """Yield (first byte, text) of each piece of a file to send; nothing for one that has no statement.
 
     BEGIN and COMMIT around the file are left out, and what pg_dump writes for psql: as blanks, so that positions stay
     true.
@@ -226,8 +226,13 @@ def parts(source: Source, contents: Contents) -> Iterator[tuple[int, str]]:
         for first, after in [*wrapper, *contents.left_out]:
             if start <= first < end:
                 text[first - start : after - start] = b" " * (after - first)
-        if text.strip(b" ;\n"):
+        if says_something(bytes(text)):
             yield start, text.decode()
+
+
+def says_something(text: bytes) -> bool:
+    """Tell whether a text has a statement: the driver takes no answer to an empty one."""
+    return any(kind not in BLANK and kind != "end" for kind, _, _ in tokens(text))
 
 
 async def commit(held: Held, job: Job, watch: Watch) -> bool:

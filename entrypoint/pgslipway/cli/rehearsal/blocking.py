@@ -9,6 +9,7 @@ from ...errors import BadMigrations, Problem
 from ...migrations import Migration
 from ...words import count, few
 from .effects import EVERYBODY, Effect, Observed
+from .looks import Relation
 
 DIRECTIVE = re.compile(r"blocking:(.*)", re.IGNORECASE)
 ACCEPTED = "accepted"
@@ -24,6 +25,10 @@ SECTIONS = (
     (r"UPDATE|DELETE|INSERT|MERGE|WITH", BATCHES),
 )
 """The words of a statement, and the section of the page that says what to write instead."""
+
+
+FILLS = re.compile(r"(INSERT|COPY|MERGE|WITH|SELECT|DO|CALL)\b")
+"""What may fill a table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +76,39 @@ def findings(observed: Sequence[Observed]) -> Iterator[Finding]:
     Blocking is a lock that keeps out writers, held while this or a later statement of the same transaction reads or
     rewrites a whole table.
     """
+    works = working(observed)
     for place, one in enumerate(observed):
-        closed = [effect for effect in one.effects if effect.blocks and (effect.is_new or is_work(one, effect))]
+        needs_lock = one in works and not one.changes_rows
+        closed = [
+            effect for effect in one.effects if effect.blocks and (effect.is_new or (needs_lock and is_work(effect)))
+        ]
         rest = (other for other in observed[place:] if (other.file, other.transaction) == (one.file, one.transaction))
-        if closed and (work := [other for other in rest if other.works]):
+        if closed and (work := [other for other in rest if other in works]):
             yield Finding(one, closed, work)
 
 
-def is_work(one: Observed, effect: Effect) -> bool:
-    """Tell whether a statement needs its lock on a table for reading or rewriting all of it."""
-    return not one.changes_rows and not one.truncates and (effect.reads or effect.rewrites)
+def working(observed: Sequence[Observed]) -> set[Observed]:
+    """Return the statements that read or rewrite a whole table, which takes the longer the larger that is.
+
+    What a TRUNCATE has emptied before in the same transaction, and nobody has filled again, is none.
+    """
+    found: set[Observed] = set()
+    emptied: dict[tuple[str, int], set[Relation]] = {}
+    for one in observed:
+        empty = emptied.setdefault((one.file, one.transaction), set())
+        if one.truncates:
+            empty |= {effect.relation for effect in one.effects if effect.rewrites}
+            continue
+        if FILLS.match(one.kind):
+            empty.clear()
+        if any(is_work(effect) and effect.relation not in empty for effect in one.effects):
+            found.add(one)
+    return found
+
+
+def is_work(effect: Effect) -> bool:
+    """Tell whether a table is read or rewritten as a whole."""
+    return effect.reads or effect.rewrites
 
 
 def is_accepted(migration: Migration) -> bool:

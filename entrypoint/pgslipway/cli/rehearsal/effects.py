@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .looks import ACCESS_EXCLUSIVE, MODES, ROW_EXCLUSIVE, SHARE, Relation, State
+from .planner import Names
 
 SEQUENCE, MATERIALIZED = "S", "m"
 """A relkind each: of what has one row, and of what only a REFRESH writes to."""
@@ -65,17 +66,16 @@ class Observed:
         """Tell whether it is about rows, and takes a lock for what it does to them only."""
         return ABOUT_ROWS.match(self.kind) is not None
 
-    @property
-    def works(self) -> bool:
-        """Tell whether it reads or rewrites a whole table, which takes the longer the larger that is."""
-        return not self.truncates and any(effect.reads or effect.rewrites for effect in self.effects)
-
 
 def effects(
-    owners: Mapping[int, Relation], before: Mapping[int, State], after: Mapping[int, State]
+    owners: Mapping[int, Relation], before: Mapping[int, State], after: Mapping[int, State], read: Names = frozenset()
 ) -> Iterator[Effect]:
-    """Yield the effect of a statement on each relation that it locks, reads or rewrites, of two looks around it."""
+    """Yield the effect of a statement on each relation that it locks, reads or rewrites, of two looks around it.
+
+    `read` has the tables that it read as a whole by its plan.
+    """
     touched = {owners[oid] for oid, state in after.items() if state != before[oid]}
+    touched |= {one for one in owners.values() if (one.schema, one.bare_name) in read}
     parts: dict[Relation, list[int]] = {relation: [] for relation in sorted(touched, key=lambda one: one.name)}
     for oid, relation in owners.items():
         if relation in touched:
@@ -84,7 +84,8 @@ def effects(
         held, lock = (max(look[oid].lock for oid in oids) for look in (before, after))
         changed = {oid for oid in oids if relation.kind != SEQUENCE and is_rewritten(before[oid], after[oid])}
         rewrites = relation.oid in changed
-        reads = after[relation.oid].scans > before[relation.oid].scans or bool(changed)
+        is_read = after[relation.oid].scans > before[relation.oid].scans
+        reads = is_read or bool(changed) or (relation.schema, relation.bare_name) in read
         if reads or (lock > held and lock >= ROW_EXCLUSIVE):
             yield Effect(relation, lock, lock > held, reads and not rewrites, rewrites)
 

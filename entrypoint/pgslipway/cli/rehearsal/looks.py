@@ -5,6 +5,7 @@ table was read as a whole, also an empty one; pg_relation_filenode() changes whe
 statements of docs/writing-migrations.md on PostgreSQL 14 to 18.
 """
 
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -22,7 +23,8 @@ MODES = (
 NONE, ROW_EXCLUSIVE, SHARE_UPDATE_EXCLUSIVE, SHARE, ACCESS_EXCLUSIVE = -1, 2, 3, 4, 7
 # Tables, views, sequences; each index, TOAST table and index of one counts as its table.
 RELATIONS = """
-SELECT c.oid::bigint AS oid, t.oid::bigint AS owner, n.nspname::text AS schema, t.relkind::text AS kind,
+SELECT c.oid::bigint AS oid, t.oid::bigint AS owner, n.nspname::text AS schema, t.relname::text AS bare_name,
+       t.relkind::text AS kind,
        CASE n.nspname WHEN 'public' THEN '' ELSE pg_catalog.quote_ident(n.nspname) || '.' END
            || pg_catalog.quote_ident(t.relname) AS name
   FROM pg_catalog.pg_class c
@@ -57,6 +59,7 @@ class Relation(NamedTuple):
 
     oid: int
     schema: str
+    bare_name: str
     name: str
     """As SQL has it; with its schema where that is not public."""
     kind: str
@@ -96,7 +99,8 @@ async def known(connection: Connection, history: History) -> Known:
     """Return the relations of the database, without our own tables and those of extensions."""
     ours = [history.name, Journal(history).name, texts_of(history).name]
     rows = await connection.fetch(RELATIONS, ours)
-    return Known({row["oid"]: Relation(row["owner"], row["schema"], row["name"], row["kind"]) for row in rows})
+    fields = operator.itemgetter("owner", "schema", "bare_name", "name", "kind")
+    return Known({row["oid"]: Relation(*fields(row)) for row in rows})
 
 
 def strongest(modes: Iterable[str]) -> int:

@@ -76,10 +76,10 @@ class Observer:
             self.transaction = next(self.transactions)
             self.last = await self.known.look(self.connection)
         before = self.last
-        async with as_for_large_tables(self.connection, step.statement.text):
+        async with as_for_large_tables(self.connection, step.statement.text, step.text) as read:
             answer = await send()
         self.last = await self.known.look(self.connection, before)
-        self.add(step, effects(self.known.owners, before, self.last))
+        self.add(step, effects(self.known.owners, before, self.last, read))
         return answer
 
     async def outside(self, step: Step, send: Send[Answer]) -> Answer:
