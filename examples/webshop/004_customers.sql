@@ -1,4 +1,5 @@
 -- Customers become rows of their own. The old column stays for as long as releases that write it may still run.
+-- blocking: accepted
 CREATE TABLE customers (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name text NOT NULL UNIQUE

@@ -182,14 +182,23 @@ ALTER TABLE customers ADD COLUMN c int;
 UPDATE orders SET amount = 1 FROM customers WHERE customers.name = orders.state;
 """
 DISTINCT = "LOCK TABLE customers; CREATE TABLE states AS SELECT DISTINCT state FROM orders"
-"""Both go by an index, and read all of it."""
+REFRESHED = """
+ALTER TABLE customers ADD COLUMN c int;
+REFRESH MATERIALIZED VIEW "all states";
+"""
+"""Each of them goes by an index, and reads all of it."""
 
 
-@pytest.mark.parametrize(("text", "read"), [(JOINED, "customers"), (DISTINCT, "orders")], ids=["join", "distinct"])
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [(JOINED, "customers"), (DISTINCT, "orders"), (REFRESHED, "orders")],
+    ids=["join", "distinct", "refresh"],
+)
 def test_table_that_is_read_by_way_of_an_index_is_read_as_a_whole(
     text: str, read: str, slipway: Slipway, folder: Folder
 ) -> None:
-    first, second = found(slipway, folder, text)
+    view = 'CREATE MATERIALIZED VIEW "all states" AS SELECT DISTINCT state FROM orders WITH NO DATA'
+    _, first, second = found(slipway, folder, view, f003=text)
 
     assert first["verdict"] == "blocking"
     assert read in [table["table"] for table in second["tables"] if table["reads"]]

@@ -9,7 +9,7 @@ from .planner import Names
 
 SEQUENCE, MATERIALIZED = "S", "m"
 """A relkind each: of what has one row, and of what only a REFRESH writes to."""
-ABOUT_ROWS = re.compile(r"(SELECT|INSERT|UPDATE|DELETE|MERGE|COPY|WITH|VALUES|TABLE)\b")
+ABOUT_ROWS = re.compile(r"(SELECT|INSERT|UPDATE|DELETE|MERGE|COPY|WITH|VALUES|TABLE|REFRESH|CREATE MATERIALIZED)\b")
 NOBODY, WRITERS, EVERYBODY = "", "writers", "readers and writers"
 
 

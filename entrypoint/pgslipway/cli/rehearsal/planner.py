@@ -15,6 +15,8 @@ from typing import Any, TypeAlias
 import asyncpg
 
 from ...dial import Connection
+from ...engine.recovery import qualified
+from ...engine.sql import names
 
 Names: TypeAlias = AbstractSet[tuple[str, str]]
 """Tables, by schema and name."""
@@ -23,13 +25,16 @@ BY_CONDITION = ("enable_seqscan", "enable_indexonlyscan", "enable_mergejoin")
 """Without these a table is read as a whole only where no index fits the conditions."""
 BY_INDEX = ("enable_indexscan", "enable_bitmapscan", "enable_indexonlyscan")
 MADE_OF_A_QUERY = r"CREATE ((GLOBAL |LOCAL )?TEMP(ORARY)? |UNLOGGED )?TABLE .*\bAS\b|CREATE MATERIALIZED VIEW"
-EXPLAINED = re.compile(rf"(?!.*\bWITH NO DATA$)(INSERT|UPDATE|DELETE|MERGE|WITH|SELECT|VALUES|{MADE_OF_A_QUERY})\b")
+QUERIES = rf"INSERT|UPDATE|DELETE|MERGE|WITH|SELECT|VALUES|REFRESH|{MADE_OF_A_QUERY}"
+EXPLAINED = re.compile(rf"(?!.*\bWITH NO DATA$)({QUERIES})\b")
 """The kinds of statements that have a plan."""
 UNWANTED = (
-    (re.compile(rf"{EXPLAINED.pattern}|COPY|REFRESH"), BY_CONDITION),
+    (re.compile(rf"{EXPLAINED.pattern}|COPY"), BY_CONDITION),
     (re.compile(r"ALTER TABLE\b"), BY_INDEX),
 )
 """The kinds of plans that are not wanted, by the words of a statement."""
+QUERY_OF_VIEW = "SELECT coalesce(pg_catalog.pg_get_viewdef(pg_catalog.to_regclass($1)), '')"
+BEFORE_VIEW = {("REFRESH",), ("MATERIALIZED",), ("VIEW",), ("CONCURRENTLY",)}
 KEEP = "SAVEPOINT pgslipway_plan"
 UNDO = "ROLLBACK TO SAVEPOINT pgslipway_plan; RELEASE SAVEPOINT pgslipway_plan"
 TURN_OFF = """
@@ -49,18 +54,21 @@ async def as_for_large_tables(connection: Connection, words: str, text: str) -> 
 
     Takes its words and its text. After a failure all is rolled back anyway.
     """
-    names = next((names for pattern, names in UNWANTED if pattern.match(words)), None)
-    if names:
-        await connection.fetch(TURN_OFF, names)
-    yield await plan(connection, text) if EXPLAINED.match(words) else frozenset()
-    if names:
-        await connection.fetch(PUT_BACK, names)
+    unwanted = next((ways for pattern, ways in UNWANTED if pattern.match(words)), None)
+    if unwanted:
+        await connection.fetch(TURN_OFF, unwanted)
+    yield await plan(connection, words, text) if EXPLAINED.match(words) else frozenset()
+    if unwanted:
+        await connection.fetch(PUT_BACK, unwanted)
 
 
-async def plan(connection: Connection, text: str) -> Names:
+async def plan(connection: Connection, words: str, text: str) -> Names:
     """Return the tables that the plan of a statement reads as a whole; none where it fails, as the statement will."""
     await connection.execute(KEEP)
     try:
+        if words.startswith("REFRESH"):
+            view = next(parts for _, parts in names(text.encode()) if parts not in BEFORE_VIEW)
+            text = await connection.fetchval(QUERY_OF_VIEW, qualified(view))
         found = await connection.fetchval(f"EXPLAIN (VERBOSE, FORMAT JSON) {text}")
     except asyncpg.PostgresError:
         found = "[{}]"
