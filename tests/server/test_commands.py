@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -138,6 +142,21 @@ def test_rehearse_fails_like_up(folder: Folder, slipway: Slipway) -> None:
 
     assert finished.code == 24, finished
     assert '001_a.sql:1: column "oops" does not exist' in finished.err
+
+
+@pytest.mark.needs_server
+def test_rehearse_without_a_place_for_its_server_says_so() -> None:
+    """No file of the server may be as large as they are."""
+    command = f"ulimit -f 64; exec {shlex.quote(sys.executable)} -m pgslipway rehearse {shlex.quote(str(WEBSHOP))}"
+
+    ended = subprocess.run(
+        ["bash", "-c", command], check=False, capture_output=True, text=True, env={"PATH": os.environ["PATH"]}
+    )
+
+    assert ended.returncode == 10, ended
+    assert "error: an embedded Postgres does not start in " in ended.stderr
+    assert "TMPDIR can name another place\n" in ended.stderr
+    assert "Traceback" not in ended.stderr.partition("error: ")[2]
 
 
 def test_help_shows_commands_settings_and_exit_codes(slipway: Slipway) -> None:

@@ -1,6 +1,8 @@
 """Where a rehearsal has its database: an embedded Postgres, or a scratch database of a server that is given for it."""
 
 import os
+import shlex
+import subprocess
 import tempfile
 import warnings
 from collections.abc import AsyncIterator, Callable
@@ -8,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from ...config import Config, Location
-from ...errors import BadConfiguration
+from ...errors import BadConfiguration, DatabaseUnavailable
 from ...libpq import URL
 
 NO_SERVER = (
@@ -19,9 +21,12 @@ NO_SERVER = (
 
 @asynccontextmanager
 async def embedded(config: Config) -> AsyncIterator[Config]:
-    """Give the settings for an embedded Postgres that runs while the block does. Raises BadConfiguration without."""
+    """Give the settings for an embedded Postgres that runs while the block does.
+
+    Raises BadConfiguration where there is none, DatabaseUnavailable where it does not start.
+    """
     forget_variables()
-    with tempfile.TemporaryDirectory() as folder, embedded_server(folder)(f"{folder}/data") as server:
+    with tempfile.TemporaryDirectory() as folder, start(folder) as server:
         yield config.but(role=None, location=Location({URL: server.get_uri()}, "an embedded Postgres"))
 
 
@@ -29,6 +34,19 @@ def forget_variables() -> None:
     """Forget what the environment says of Postgres: a server, or the driver, would take over PGPORT and its like."""
     for variable in [variable for variable in os.environ if variable.startswith("PG")]:
         del os.environ[variable]
+
+
+def start(folder: str) -> Any:
+    """Start an embedded Postgres in a folder; return it, to be stopped by a `with`."""
+    start_in = embedded_server(folder)
+    try:
+        return start_in(f"{folder}/data")
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        tried = shlex.join(map(str, error.cmd)) if isinstance(error, subprocess.CalledProcessError) else str(error)
+        raise DatabaseUnavailable(
+            f"an embedded Postgres does not start in {folder}: {tried}; it needs some 60 MB there, and TMPDIR can name "
+            "another place"
+        ) from error
 
 
 def embedded_server(folder: str) -> Callable[[str], Any]:
