@@ -196,10 +196,22 @@ def test_check_takes_a_version_as_the_layout_writes_it(slipway: Slipway, folder:
         (["rehearse", "--refuse-blocking"], "rehearse --refuse-blocking goes with --locks"),
         (["rehearse", "--since", "3"], "rehearse --since goes with --locks or --down"),
         (["rehearse", "--locks", "--down"], "rehearse takes one of --locks and --down; run it once with each"),
+        (["rehearse", "--locks", "--since", ""], "--since: the version is empty"),
         (["rehearse", "--locks", "--since", "x"], "--since: 'x' is no version, such as 3"),
         (["--no-such-flag"], "unknown arguments: --no-such-flag"),
     ],
-    ids=["command", "folder", "since", "json", "blocking alone", "since alone", "both", "no version", "flag"],
+    ids=[
+        "command",
+        "folder",
+        "since",
+        "json",
+        "blocking alone",
+        "since alone",
+        "both",
+        "empty version",
+        "no version",
+        "flag",
+    ],
 )
 def test_wrong_arguments_are_a_bad_configuration(arguments: list[str], message: str, slipway: Slipway) -> None:
     finished = slipway(*arguments, env={}, migrations=WEBSHOP)

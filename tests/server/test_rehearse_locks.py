@@ -48,6 +48,79 @@ def effects(statement: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     return [(t["table"], t["lock"], t["blocks"], deed) for t, deed in zip(statement["tables"], deeds, strict=True)]
 
 
+OWN_STEPS = """-- no-transaction
+CREATE TABLE x (n int);
+CREATE INDEX CONCURRENTLY x_n ON x (n);
+VACUUM (FULL) x;
+DROP INDEX CONCURRENTLY x_n;
+DROP INDEX CONCURRENTLY IF EXISTS nowhere;
+VACUUM FULL pg_class;
+CREATE DATABASE beside;
+DROP DATABASE beside;
+create /* a comment */ index concurrently again ON orders (id);
+REINDEX INDEX CONCURRENTLY again;
+VACUUM (FULL 0) orders;
+"""
+
+
+def test_file_without_a_transaction_touches_what_it_names(slipway: Slipway, folder: Folder) -> None:
+    statements = found(slipway, folder, OWN_STEPS)
+
+    assert [(one["line"], effects(one)) for one in statements if one["tables"]] == [
+        (10, [("orders", "SHARE UPDATE EXCLUSIVE", "", "reads")]),
+        (11, [("orders", "SHARE UPDATE EXCLUSIVE", "", "reads")]),
+        (12, [("orders", "SHARE UPDATE EXCLUSIVE", "", "reads")]),
+    ]
+    assert all(one["seen"] and not one["verdict"] for one in statements)
+
+
+@pytest.mark.parametrize(
+    ("text", "verdicts", "last"),
+    [
+        (
+            "ALTER TABLE orders ADD COLUMN c int; UPDATE customers SET name = 'x'",
+            ["", "", "", "blocking", ""],
+            [("customers", "ROW EXCLUSIVE", "", "reads")],
+        ),
+        ("UPDATE customers SET name = 'x'", [""] * 4, [("customers", "ROW EXCLUSIVE", "", "reads")]),
+        ("UPDATE orders SET amount = 1 WHERE id = 1", [""] * 4, [("orders", "ROW EXCLUSIVE", "", "")]),
+    ],
+    ids=["taken again", "given back", "written back"],
+)
+def test_lock_ends_where_its_savepoint_is_rolled_back(
+    text: str, verdicts: list[str], last: list[tuple[str, ...]], slipway: Slipway, folder: Folder
+) -> None:
+    tried = "SAVEPOINT s; ALTER TABLE orders ADD COLUMN c int; ROLLBACK TO SAVEPOINT s; "
+
+    statements = found(slipway, folder, tried + text)
+
+    assert ([one["verdict"] for one in statements], effects(statements[-1])) == (verdicts, last)
+
+
+def test_block_that_undoes_itself_has_read_the_table(slipway: Slipway, folder: Folder) -> None:
+    block = "DO $$ BEGIN UPDATE orders SET amount = 9; RAISE 'x'; EXCEPTION WHEN others THEN NULL; END $$"
+    _, second, third = found(
+        slipway,
+        folder,
+        f"ALTER TABLE customers ADD COLUMN c int; {block}; UPDATE orders SET amount = 1 WHERE id = 7",
+    )
+
+    assert effects(second) == [("orders", "", "", "reads")]
+    assert effects(third) == [("orders", "ROW EXCLUSIVE", "", "")]
+
+
+def test_file_that_is_tried_again_is_observed_again(slipway: Slipway, folder: Folder) -> None:
+    once = "DO $$ BEGIN IF nextval('tries') = 1 THEN RAISE 'x' USING ERRCODE = '40001'; END IF; END $$"
+    statements = found(
+        slipway,
+        folder,
+        "CREATE SEQUENCE tries",
+        f003=f"ALTER TABLE orders ADD COLUMN c int; {once}; UPDATE customers SET name = 'x'",
+    )
+
+    assert [one["verdict"] for one in statements] == ["", "blocking", "", ""]
+
+
 PARTITIONS = """
 CREATE TABLE p (id bigint, n int) PARTITION BY RANGE (n);
 CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10);
@@ -121,6 +194,11 @@ ALONE = {
         "REFRESH MATERIALIZED VIEW m",
         [("m", "ACCESS EXCLUSIVE", READERS, "rewrites"), ("orders", "ACCESS SHARE", "", "reads")],
         "blocking",
+    ),
+    "empty refresh": (
+        "REFRESH MATERIALIZED VIEW m WITH NO DATA",
+        [("m", "ACCESS EXCLUSIVE", READERS, "rewrites")],
+        "",
     ),
     "refresh beside readers": (
         "REFRESH MATERIALIZED VIEW CONCURRENTLY m",

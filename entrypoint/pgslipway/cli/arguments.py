@@ -65,7 +65,9 @@ def parse(arguments: Sequence[str]) -> tuple[Options, dict[str, str]]:
 
 
 def check_options(options: Options) -> None:
-    """Raise BadConfiguration for an option of another command."""
+    """Raise BadConfiguration for an option of another command, or one whose value was forgotten."""
+    if options.since == "":
+        raise BadConfiguration("--since: the version is empty")
     for name, commands in OPTIONS.items():
         if getattr(options, name) and options.command not in commands:
             raise BadConfiguration(f"{flag(name)} goes with {' and '.join(commands)}, not with {options.command}")

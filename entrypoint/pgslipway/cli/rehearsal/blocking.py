@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from ...engine.sql import SqlError, leading_comments
 from ...errors import BadMigrations, Problem
@@ -13,16 +14,15 @@ from .looks import Relation
 
 DIRECTIVE = re.compile(r"blocking:(.*)", re.IGNORECASE)
 ACCEPTED = "accepted"
-QUEUE, BATCHES = "locks-and-the-queue-behind-them", "filling-a-column-in-batches"
+QUEUE = "locks-and-the-queue-behind-them"
 PAGE = "docs/writing-migrations.md"
 SECTIONS = (
-    (r"(CREATE|REINDEX|DROP INDEX|ALTER INDEX).*\bINDEX|REINDEX|CLUSTER", "indexes"),
-    (r".*\bSET NOT NULL\b", "not-null"),
+    (r"CREATE (UNIQUE )?INDEX|REINDEX|CLUSTER", "indexes"),
+    (r".*\bSET NOT NULL\b|.*\bADD CONSTRAINT \S* NOT NULL\b", "not-null"),
     (r".*\bADD (CONSTRAINT \S* )?(PRIMARY KEY|UNIQUE|EXCLUDE)", "indexes"),
     (r".*\b(CHECK|FOREIGN KEY|REFERENCES|VALIDATE CONSTRAINT)\b", "constraints"),
     (r".*\bALTER (COLUMN )?\S* (SET DATA )?TYPE\b", "another-type"),
-    (r".*\bADD COLUMN\b", "columns"),
-    (r"UPDATE|DELETE|INSERT|MERGE|WITH", BATCHES),
+    (r"ALTER TABLE .*\bADD\b", "columns"),
 )
 """The words of a statement, and the section of the page that says what to write instead."""
 
@@ -76,33 +76,47 @@ def findings(observed: Sequence[Observed]) -> Iterator[Finding]:
     Blocking is a lock that keeps out writers, held while this or a later statement of the same transaction reads or
     rewrites a whole table.
     """
-    works = working(observed)
-    for place, one in enumerate(observed):
-        needs_lock = one in works and not one.changes_rows
-        closed = [
-            effect for effect in one.effects if effect.blocks and (effect.is_new or (needs_lock and is_work(effect)))
-        ]
-        rest = (other for other in observed[place:] if (other.file, other.transaction) == (one.file, one.transaction))
-        if closed and (work := [other for other in rest if other in works]):
-            yield Finding(one, closed, work)
+    for _, group in groupby(observed, key=lambda one: (one.file, one.transaction)):
+        statements = [*group]
+        works = working(statements)
+        for place, one in enumerate(statements):
+            needs_lock = works[place] and not one.changes_rows
+            shut = [
+                effect
+                for effect in one.effects
+                if effect.blocks and (effect.is_new or (needs_lock and is_work(effect)))
+            ]
+            tables = frozenset(effect.relation for effect in shut)
+            if work := [*work_meanwhile(statements[place:] if shut else (), works[place:], tables)]:
+                yield Finding(one, shut, work)
 
 
-def working(observed: Sequence[Observed]) -> set[Observed]:
-    """Return the statements that read or rewrite a whole table, which takes the longer the larger that is.
+def work_meanwhile(
+    statements: Sequence[Observed], works: Sequence[bool], tables: frozenset[Relation]
+) -> Iterator[Observed]:
+    """Yield the statements that work, as long as one of these tables is closed: a rolled back savepoint opens it."""
+    for one, is_long in zip(statements, works, strict=False):
+        if tables.isdisjoint(one.closed):
+            return
+        if is_long:
+            yield one
 
-    What a TRUNCATE has emptied before in the same transaction, and nobody has filled again, is none.
+
+def working(statements: Sequence[Observed]) -> list[bool]:
+    """Tell of each statement of a transaction whether it reads or rewrites a whole table.
+
+    That takes the longer the larger the table is; but what a TRUNCATE has emptied before, and nobody has filled again.
     """
-    found: set[Observed] = set()
-    emptied: dict[tuple[str, int], set[Relation]] = {}
-    for one in observed:
-        empty = emptied.setdefault((one.file, one.transaction), set())
+    found: list[bool] = []
+    empty: set[Relation] = set()
+    for one in statements:
         if one.truncates:
             empty |= {effect.relation for effect in one.effects if effect.rewrites}
-            continue
-        if FILLS.match(one.kind):
+        elif FILLS.match(one.kind):
             empty.clear()
-        if any(is_work(effect) and effect.relation not in empty for effect in one.effects):
-            found.add(one)
+        found.append(
+            not one.truncates and any(is_work(effect) and effect.relation not in empty for effect in one.effects)
+        )
     return found
 
 

@@ -38,9 +38,9 @@ async def rehearse_locks(config: Config, options: Options, applied: list[str]) -
     verdicts = {one.statement: ACCEPTED if one.statement.file in accepting else BLOCKING for one in found}
     show((to_json if options.json else to_table)(statements, found, verdicts))
     blocking = [finding for finding in found if verdicts[finding.statement] == BLOCKING]
-    annotate(blocking, config)
     if blocking and options.refuse_blocking:
         raise BadMigrations(*(finding.problem for finding in blocking))
+    annotate(blocking, config)
     return told(statements, len(blocking), len(found) - len(blocking))
 
 

@@ -6,8 +6,8 @@ statements of docs/writing-migrations.md on PostgreSQL 14 to 18.
 """
 
 import operator
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ...dial import Connection
@@ -40,17 +40,19 @@ SELECT c.oid::bigint AS oid, t.oid::bigint AS owner, n.nspname::text AS schema, 
                     WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = t.oid
                       AND d.deptype = 'e')
 """
+# Of these relations, and of all that are locked; a lock may have been given back by ROLLBACK TO.
 LOOK = """
 WITH held AS MATERIALIZED (
     SELECT relation, pg_catalog.array_agg(mode) AS modes
       FROM pg_catalog.pg_locks
      WHERE pid = pg_catalog.pg_backend_pid() AND locktype = 'relation' AND granted AND database <> 0
      GROUP BY relation
+), asked (oid) AS (
+    SELECT relation FROM held UNION SELECT pg_catalog.unnest($1::bigint[]::oid[])
 )
-SELECT known.oid::bigint AS oid, held.modes, pg_catalog.pg_stat_get_xact_numscans(known.oid) AS scans,
-       pg_catalog.pg_relation_filenode(known.oid)::bigint AS filenode
-  FROM pg_catalog.unnest($1::bigint[]::oid[]) AS known (oid) LEFT JOIN held ON held.relation = known.oid
- WHERE $2 OR held.relation IS NOT NULL
+SELECT asked.oid::bigint AS oid, held.modes, pg_catalog.pg_stat_get_xact_numscans(asked.oid) AS scans,
+       pg_catalog.pg_relation_filenode(asked.oid)::bigint AS filenode
+  FROM asked LEFT JOIN held ON held.relation = asked.oid
 """
 
 
@@ -82,17 +84,46 @@ class Known:
 
     owners: Mapping[int, Relation]
     """For each oid, those of indexes and TOAST tables too, the table, view or sequence."""
+    parts: Mapping[Relation, Sequence[int]]
+    """The other way round."""
 
-    async def look(self, connection: Connection, before: Mapping[int, State] | None = None) -> dict[int, State]:
-        """Return what the open transaction holds and has done of each.
 
-        After a look `before` in the same transaction, only what is locked is asked for: nothing else can have changed.
+@dataclass(slots=True)
+class Looks:
+    """What an open transaction holds and has done of the relations that were there before its file."""
+
+    known: Known
+    first: dict[int, State] = field(default_factory=dict)
+    """Each of them before the first statement."""
+    now: dict[int, State] = field(default_factory=dict)
+    """Those that were locked at some time since."""
+
+    def state(self, oid: int) -> State:
+        """Return what the last look saw."""
+        return self.now.get(oid) or self.first[oid]
+
+    async def begin(self, connection: Connection) -> None:
+        """Look at each, before the first statement."""
+        self.first = await self.look(connection, [*self.known.owners])
+
+    async def again(self, connection: Connection, *, everywhere: bool) -> dict[int, tuple[State, State]]:
+        """Look after a statement; return what is other than before, and how it was and is.
+
+        What was never locked cannot have changed, unless a part of the statement was rolled back: look `everywhere`.
         """
-        if not self.owners:
-            return {}
-        rows = await connection.fetch(LOOK, list(self.owners), before is None)
-        found = {row["oid"]: State(strongest(row["modes"] or ()), row["scans"], row["filenode"]) for row in rows}
-        return {**(before or {}), **found}
+        found = await self.look(connection, [*self.known.owners] if everywhere else [*self.now])
+        changed = {oid: (self.state(oid), state) for oid, state in found.items() if state != self.state(oid)}
+        self.now |= {oid: state for oid, (_, state) in changed.items()}
+        return changed
+
+    async def look(self, connection: Connection, oids: Sequence[int]) -> dict[int, State]:
+        """Return the states of these and of all that are locked."""
+        rows = await connection.fetch(LOOK, oids)
+        return {
+            row["oid"]: State(strongest(row["modes"] or ()), row["scans"], row["filenode"])
+            for row in rows
+            if row["oid"] in self.known.owners
+        }
 
 
 async def known(connection: Connection, history: History) -> Known:
@@ -100,7 +131,11 @@ async def known(connection: Connection, history: History) -> Known:
     ours = [history.name, Journal(history).name, texts_of(history).name]
     rows = await connection.fetch(RELATIONS, ours)
     fields = operator.itemgetter("owner", "schema", "bare_name", "name", "kind")
-    return Known({row["oid"]: Relation(*fields(row)) for row in rows})
+    owners = {row["oid"]: Relation(*fields(row)) for row in rows}
+    parts: dict[Relation, list[int]] = {}
+    for oid, relation in owners.items():
+        parts.setdefault(relation, []).append(oid)
+    return Known(owners, parts)
 
 
 def strongest(modes: Iterable[str]) -> int:

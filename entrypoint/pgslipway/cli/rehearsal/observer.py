@@ -1,6 +1,8 @@
 """What the statements of a file do, seen over the connection that the engine applies the file on."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import count
@@ -12,13 +14,15 @@ from ...engine.sending import Job, sendable
 from ...engine.transaction import parts
 from ...history import History
 from ...words import short
-from .effects import Effect, Observed, effects
-from .looks import Known, State, known
+from .effects import Effect, Observed, closed, effects
+from .looks import NONE, Known, Looks, Relation, known
 from .outside import effects_outside, kind_of, tables_of
 from .planner import as_for_large_tables
 
 Answer = TypeVar("Answer")
 Send = Callable[[], Awaitable[Answer]]
+MAY_UNDO = re.compile(r"(DO|CALL|SELECT|WITH|EXECUTE)\b")
+"""What may roll back a part of itself, in a function, and the locks of that part."""
 
 
 class Observer:
@@ -29,40 +33,58 @@ class Observer:
         self.connection = connection
         self.observed = observed
         self.job: Job
-        self.known = Known({})
+        self.known = Known({}, {})
+        self.statements: list[tuple[str, Step]] = []
+        """The statements of the file, with their texts as the engine sends them."""
         self.expected: list[tuple[str, Step]] = []
-        """The statements of the file that are still to come, with their texts as the engine sends them."""
-        self.last: dict[int, State] | None = None
-        """The last look, in the transaction that is still open."""
+        """Those that are still to come."""
+        self.looks: Looks | None = None
+        """At the transaction that is open, once one of its statements was sent."""
         self.transactions = count()
         self.transaction = 0
 
     @asynccontextmanager
     async def file(self, job: Job) -> AsyncIterator[None]:
         """Observe this file in the block, where the engine sends it statement by statement."""
-        self.job, self.last = job, None
+        self.job, self.looks = job, None
         self.known = await known(self.connection, History(job.config.schema, job.config.table))
-        self.expected = [(sendable(self.connection, text), step) for text, step in by_statement(job)]
+        found = [*steps(job.migration.read())]
+        if job.contents.transactional:
+            send_singly(job, found)
+        self.statements = [(sendable(self.connection, text), step) for text, step in as_sent(job, found)]
+        self.expected = [*self.statements]
         yield
-        for _, step in by_statement(job):  # the update of an extension has a session of its own
+        for _, step in self.statements:  # the update of an extension has a session of its own
             if (job.filename, step.statement.start) not in self.observed:
                 self.add(step, (), is_seen=step.is_setting)
-        self.expected = []
+        self.statements = self.expected = []
 
-    def add(self, step: Step, effects: Iterable[Effect], *, is_seen: bool = True) -> None:
+    def add(
+        self, step: Step, done: Iterable[Effect], *, closed: AbstractSet[Relation] = frozenset(), is_seen: bool = True
+    ) -> None:
         """Note the effects of a statement."""
         file, statement = self.job.filename, step.statement
         text = short(self.job.mask(step.written.decode()))
         self.observed[file, statement.start] = Observed(
-            file, step.line, text, statement.text, self.transaction, tuple(effects), is_seen
+            file,
+            statement.start,
+            step.line,
+            text,
+            statement.text,
+            self.transaction,
+            tuple(done),
+            frozenset(closed),
+            is_seen,
         )
 
     async def over(self, text: str, send: Send[Answer]) -> Answer:
         """Send SQL, and observe it if it is a statement of the file."""
-        place = next((place for place, (expected, _) in enumerate(self.expected) if expected == text), None)
         is_inside = self.connection.is_in_transaction()
         if not is_inside:
-            self.last = None
+            self.looks = None
+            if self.statements and self.job.contents.transactional:  # it begins, perhaps anew
+                self.expected = [*self.statements]
+        place = next((place for place, (expected, _) in enumerate(self.expected) if expected == text), None)
         if place is None:
             return await send()
         step = self.expected[place][1]
@@ -72,14 +94,16 @@ class Observer:
 
     async def inside(self, step: Step, send: Send[Answer]) -> Answer:
         """Send a statement within a transaction, which keeps its locks."""
-        if self.last is None:
+        kind = step.statement.text
+        if self.looks is None:
             self.transaction = next(self.transactions)
-            self.last = await self.known.look(self.connection)
-        before = self.last
-        async with as_for_large_tables(self.connection, step.statement.text, step.text) as read:
+            self.looks = Looks(self.known)
+            await self.looks.begin(self.connection)
+        async with as_for_large_tables(self.connection, kind, step.text) as read:
             answer = await send()
-        self.last = await self.known.look(self.connection, before)
-        self.add(step, effects(self.known.owners, before, self.last, read))
+        changed = await self.looks.again(self.connection, everywhere=MAY_UNDO.match(kind) is not None)
+        done = () if kind.startswith("ROLLBACK") else effects(self.looks, changed, read)
+        self.add(step, done, closed=closed(self.looks))
         return answer
 
     async def outside(self, step: Step, send: Send[Answer]) -> Answer:
@@ -87,23 +111,29 @@ class Observer:
         self.transaction = next(self.transactions)
         if step.is_setting:
             return await send()
-        kind = kind_of(short(step.text))
-        tables = await tables_of(self.connection, step.statement, step.text, self.known) if kind else []
+        kind = kind_of(step.text)
+        is_told = kind is not None and kind.lock != NONE
+        tables = await tables_of(self.connection, step.statement, step.text, self.known) if is_told else []
         answer = await send()
-        self.add(step, effects_outside(kind, tables) if kind else (), is_seen=kind is not None)
+        done = effects_outside(kind, tables) if kind else []
+        shut = {effect.relation for effect in done if effect.blocks}
+        self.add(step, done, closed=shut, is_seen=kind is not None)
         return answer
 
 
-def by_statement(job: Job) -> Iterator[tuple[str, Step]]:
+def send_singly(job: Job, found: Sequence[Step]) -> None:
+    """Have the engine send each statement of a file by itself, as it sends the pieces of a large one."""
+    job.contents.is_large, job.contents.pieces = True, [step.statement.start for step in found]
+
+
+def as_sent(job: Job, found: Sequence[Step]) -> Iterator[tuple[str, Step]]:
     """Yield the statements of a file, each with its text as the engine is to send it."""
-    source, contents = job.migration.read(), job.contents
-    found = {step.statement.start: step for step in steps(source)}
-    if not contents.transactional:
-        yield from ((step.text, step) for step in found.values())
+    if not job.contents.transactional:
+        yield from ((step.text, step) for step in found)
         return
-    contents.is_large, contents.pieces = True, [*found]
-    for start, text in parts(source, contents):
-        yield text, found[start]
+    by_place = {step.statement.start: step for step in found}
+    for start, text in parts(job.migration.read(), job.contents):
+        yield text, by_place[start]
 
 
 class ObservedConnection:

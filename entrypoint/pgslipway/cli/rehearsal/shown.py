@@ -75,7 +75,6 @@ def to_json(observed: Sequence[Observed], found: Sequence[Finding], verdicts: Ma
             for one in observed
         ],
         indent=2,
-        ensure_ascii=False,
     )
 
 
