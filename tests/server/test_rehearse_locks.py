@@ -22,8 +22,6 @@ CREATE INDEX orders_by_state ON orders (state);
 INSERT INTO customers SELECT n, n FROM generate_series(1, 100) AS n;
 INSERT INTO orders SELECT n, n, 'new', n FROM generate_series(1, 100) AS n;
 """
-IN_MEMORY = {"TMPDIR": "/dev/shm"}
-"""Where the embedded server has its files: it has a folder of its own for each test."""
 READERS, WRITERS = "readers and writers", "writers"
 
 
@@ -31,7 +29,7 @@ def rehearse(slipway: Slipway, folder: Folder, second: str, *options: str, **oth
     """Rehearse two files, the first of which makes the tables; others follow by their numbers."""
     files = {"001_tables.sql": TABLES, "002_change.sql": second}
     files |= {f"{number.removeprefix('f')}_more.sql": text for number, text in others.items()}
-    return slipway("rehearse", "--locks", *options, env=IN_MEMORY, migrations=folder(files))
+    return slipway("rehearse", "--locks", *options, env={}, migrations=folder(files))
 
 
 def found(slipway: Slipway, folder: Folder, second: str, *options: str, **others: str) -> list[dict[str, Any]]:
@@ -218,7 +216,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
         (folder / f"1{number:02}_tables.sql").write_text(f"{schema} {TABLES} {PARTITIONS}")
         (folder / f"2{number:02}_case.sql").write_text(f"SET search_path = k{number};\n{statement}")
     running = Slipway(folder / "runs")
-    finished = running("rehearse", "--locks", "--json", env=IN_MEMORY, migrations=folder)
+    finished = running("rehearse", "--locks", "--json", env={}, migrations=folder)
     running.close()
     assert finished.code == 0, finished
     last = {one["file"]: one for one in json.loads(finished.out)}
@@ -352,7 +350,7 @@ def test_page_shows_a_real_table(slipway: Slipway, folder: Folder) -> None:
     _, _, text = cat.partition("\n")
     migrations = folder({"001_orders.sql": "CREATE TABLE orders (id bigint, state text)", "002_index.sql": text})
 
-    finished = slipway("rehearse", "--locks", env=IN_MEMORY, migrations=migrations)
+    finished = slipway("rehearse", "--locks", env={}, migrations=migrations)
 
     assert finished.out == rest
 
@@ -437,7 +435,7 @@ def test_repeatable_files_rows_and_variables_are_looked_at(slipway: Slipway, fol
         "rehearse",
         "--locks",
         "--json",
-        env={"MIGRATE_VAR_STATE": "secret-state", **IN_MEMORY},
+        env={"MIGRATE_VAR_STATE": "secret-state"},
         migrations=folder({
             "001_tables.sql": TABLES,
             "002_rows.sql": "ALTER TABLE customers ADD COLUMN c int;\nCOPY orders (id) FROM stdin;\n1001\n\\.\n",
@@ -469,7 +467,7 @@ def test_warning_on_the_line_on_github(slipway: Slipway, folder: Folder) -> None
     finished = slipway(
         "rehearse",
         "--locks",
-        env={"GITHUB_ACTIONS": "true", "GITHUB_WORKSPACE": str(folder.path), **IN_MEMORY},
+        env={"GITHUB_ACTIONS": "true", "GITHUB_WORKSPACE": str(folder.path)},
         migrations=folder({"001_tables.sql": TABLES, "002_change.sql": "\nCREATE INDEX ON orders (amount);"}),
     )
 
