@@ -221,12 +221,12 @@ def parts(source: Source, contents: Contents) -> Iterator[tuple[int, str]]:
     starts = contents.pieces if contents.is_large else [text_start(source)]
     for start, following in zip(starts, [*starts[1:], len(source)], strict=True):
         end = contents.copies[start].end if start in contents.copies else following
-        text = bytearray(source[start:end])
+        text = source[start:end]
         wrapper = [(statement.start, statement.end) for statement in contents.wrapper]
         for first, after in [*wrapper, *contents.left_out]:
             if start <= first < end:
-                text[first - start : after - start] = b" " * (after - first)
-        if says_something(bytes(text)):
+                text = b"".join([text[: first - start], b" " * (after - first), text[after - start :]])
+        if says_something(text):
             yield start, text.decode()
 
 
