@@ -17,7 +17,7 @@ from ...config import Config, Location
 from ...connect import close, wait_for_answer
 from ...create import BY_WAY_OF
 from ...dial import Connection
-from ...driver_errors import by_sqlstate, describe, lacks_database
+from ...driver_errors import by_sqlstate, describe, heals, lacks_database
 from ...engine.lock import is_direct
 from ...engine.lock_sql import LIFTED, set_sql
 from ...engine.sending import is_lost, lost_while, see_through
@@ -153,18 +153,13 @@ async def create(connection: Connection, config: Config, name: str, server: str)
         except asyncpg.PostgresError as error:
             if is_lost(error):
                 raise
-            raise not_created(error, name, server) from error
+            raise not_created(error, name, server) from None  # the cause may count as a refusal
 
     try:
         await attempt()
     except DatabaseUnavailable as error:
         limit, log = config.wait_timeout or inf, log_causes(server, describe, {})
-        await keep_trying(attempt, error, heals=is_unavailable, limit=limit, log=log)
-
-
-def is_unavailable(error: BaseException) -> bool:
-    """Tell whether a failure to create the database may pass: the server's own code for a template in use does not."""
-    return isinstance(error, DatabaseUnavailable)
+        await keep_trying(attempt, error, heals=heals, limit=limit, log=log)
 
 
 def not_created(error: asyncpg.PostgresError, name: str, server: str) -> SlipwayError:
