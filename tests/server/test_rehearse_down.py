@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
 
-from containers import ROOT
 from pgslipway.cli.rehearsal.catalogs import read
 from pgslipway.cli.rehearsal.differences import described, differing
 from pgslipway.history import History
-from servers import Embedded
+from real_folders import servers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -443,17 +441,8 @@ NEWS = {
 @pytest.fixture(scope="module", params=VERSIONS)
 def database_of_each_version(request: pytest.FixtureRequest) -> Iterator[Database]:
     """The database of a small server of this version."""
-    home = ROOT / ".venv" / "postgres" / str(request.param)
-    if not home.exists():
-        missing = f"no server of PostgreSQL {request.param} here: tests/setup/postgres-versions.sh gets it"
-        if os.environ.get("CI") == "true":
-            pytest.fail(missing, pytrace=False)
-        pytest.skip(missing)
-    binaries = Embedded(home)
-    try:
+    for binaries in servers(request.param):
         yield binaries.cluster().start().database
-    finally:
-        binaries.close()
 
 
 @pytest.mark.needs_server

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,8 +11,8 @@ import pytest
 from containers import ROOT
 from pgslipway.engine.watch import PROGRESS
 from proxy import RoundTrips
-from real_folders import essence, write_dump
-from servers import Embedded, eventually
+from real_folders import essence, servers, write_dump
+from servers import eventually
 from unfinished import (
     invalid_indexes,
     is_valid,
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from conftest import Finished, Folder, Process, Slipway
-    from servers import Database, Server
+    from servers import Database, Embedded, Server
 
 VERSIONS = (14, 15, 16, 17, 18)
 WEBSHOP = ROOT / "examples" / "webshop"
@@ -86,17 +85,8 @@ def version(request: pytest.FixtureRequest) -> int:
 @pytest.fixture(scope="module")
 def server(version: int) -> Iterator[Server]:
     """A small server of this version, for every `database` of this file."""
-    home = ROOT / ".venv" / "postgres" / str(version)
-    if not home.exists():
-        missing = f"no server of PostgreSQL {version} here: tests/setup/postgres-versions.sh gets it"
-        if os.environ.get("CI") == "true":
-            pytest.fail(missing, pytrace=False)
-        pytest.skip(missing)
-    binaries = Embedded(home)
-    try:
+    for binaries in servers(version):
         yield binaries.cluster().start().server
-    finally:
-        binaries.close()
 
 
 def only(*versions: int) -> pytest.MarkDecorator:
