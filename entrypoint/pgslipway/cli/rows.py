@@ -127,10 +127,15 @@ def to_table(rows: Sequence[Row]) -> str:
     """Return the rows as a table with a header."""
     cells = [("VERSION", "STATE", "APPLIED AT", "FILE")]
     cells += [(row.text, row.state, row.applied_at or "-", row.filename) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
+    lines = aligned(cells)
     lines += [f"{row.filename}: {row.progress}" for row in rows if row.progress]
     return visible("\n".join(lines))
+
+
+def aligned(cells: Sequence[Sequence[str]]) -> list[str]:
+    """Return a line for each row of cells, in columns."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
 
 
 def to_json(rows: Sequence[Row]) -> str:

@@ -6,6 +6,11 @@ from ..layouts.versions import numbers
 from ..settings import is_digits, redact
 
 
+def newest_before(since: str | None, layout: str) -> int:
+    """Return the version above which files are rehearsed (`--since`); -1 for all. Raises BadConfiguration."""
+    return version_given("--since", since, layout)[-1] if since else -1
+
+
 def version_given(what: str, text: str, layout: str) -> range:
     """Return the numbers that a version written as the layout does may have. Raises BadConfiguration."""
     found = numbers(layout, text)

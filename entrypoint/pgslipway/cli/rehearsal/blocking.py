@@ -1,7 +1,7 @@
 """The verdict on each statement: whether it keeps others from a table for as long as a table is large."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -13,7 +13,7 @@ from .effects import EVERYBODY, Effect, Observed
 from .looks import Relation
 
 DIRECTIVE = re.compile(r"blocking:(.*)", re.IGNORECASE)
-ACCEPTED = "accepted"
+BLOCKING, ACCEPTED = "blocking", "accepted"
 QUEUE = "locks-and-the-queue-behind-them"
 PAGE = "docs/writing-migrations.md"
 SECTIONS = (
@@ -25,8 +25,6 @@ SECTIONS = (
     (r"ALTER TABLE .*\bADD\b", "columns"),
 )
 """The words of a statement, and the section of the page that says what to write instead."""
-
-
 FILLS = re.compile(r"(INSERT|COPY|MERGE|WITH|SELECT|DO|CALL)\b")
 """What may fill a table."""
 
@@ -40,6 +38,13 @@ class Finding:
     """The tables that nobody can write to, or use, until the transaction ends."""
     work: Sequence[Observed]
     """The statements that read or rewrite a whole table meanwhile, perhaps itself."""
+    is_accepted: bool
+    """Its file says that it may block."""
+
+    @property
+    def verdict(self) -> str:
+        """The word for it."""
+        return ACCEPTED if self.is_accepted else BLOCKING
 
     @property
     def section(self) -> str:
@@ -70,8 +75,8 @@ class Finding:
             yield f"{count(len(self.work) - 3, 'more statement')} do so, too"
 
 
-def findings(observed: Sequence[Observed]) -> Iterator[Finding]:
-    """Yield the statements that block.
+def findings(observed: Sequence[Observed], accepting: Container[str]) -> Iterator[Finding]:
+    """Yield the statements that block; `accepting` are the files that may.
 
     Blocking is a lock that keeps out writers, held while this or a later statement of the same transaction reads or
     rewrites a whole table.
@@ -88,7 +93,7 @@ def findings(observed: Sequence[Observed]) -> Iterator[Finding]:
             ]
             tables = frozenset(effect.relation for effect in shut)
             if work := [*work_meanwhile(statements[place:] if shut else (), works[place:], tables)]:
-                yield Finding(one, shut, work)
+                yield Finding(one, shut, work, one.file in accepting)
 
 
 def work_meanwhile(

@@ -1,12 +1,13 @@
 """The course of a rehearsal: which server, and what is looked at there."""
 
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 
 from ...config import Config
-from ...connect import location_of
+from ...connect import connect, location_of
 from ...request import Options, Request
-from ...run import run_of
-from ...up import up
+from ...run import Run, begin
+from ...up import bring_up_to_date
 from ..rows import plan_of, rows, show, to_table
 from .locks import rehearse_locks
 from .scratch import scratch
@@ -23,20 +24,19 @@ async def rehearse(request: Request) -> str:
     async with server_for(request) as config:
         if request.options.down:
             return await undo_and_apply_again(request, config)
-        told = await look(config, request.options, applied)
+        run = await begin(config, applied)
+        told = await look(run, request.options)
     request.applied += applied
-    done = run_of(request.config, applied).counted(applied)
     where = f"{'on' if request.options.on is None else 'in'} {location_of(config).name}"
-    return f"rehearsed {done} {where}, which is gone again{told}"
+    return f"rehearsed {run.counted(applied)} {where}, which is gone again{told}"
 
 
-async def look(config: Config, options: Options, applied: list[str]) -> str:
+async def look(run: Run, options: Options) -> str:
     """Apply everything, show what was asked for, and return the end of the last line of the log."""
     if options.locks:
-        return f": {await rehearse_locks(config, options, applied)}"
-    await up(config, applied)
-    plan, unfinished, is_theirs, repeated = await plan_of(config)
-    show(to_table(rows(plan, unfinished, is_theirs, repeated)))
+        return f": {await rehearse_locks(run, options)}"
+    await bring_up_to_date(run, partial(connect, run.config))
+    show(to_table(rows(*await plan_of(run.config))))
     return ""
 
 

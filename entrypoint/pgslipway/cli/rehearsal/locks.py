@@ -6,41 +6,37 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ...config import Config
+from ...connect import connect
 from ...engine import preflight
 from ...engine.apply import apply, meanwhile, upgrade
 from ...errors import BadMigrations
 from ...request import Options
-from ...run import Run, begin
-from ...up import up
+from ...run import Run
+from ...up import bring_up_to_date
 from ...words import count
 from ..again import under_lock, until_done
 from ..rows import show
-from ..version import version_given
-from .blocking import ACCEPTED, findings, is_accepted
+from ..version import newest_before
+from .blocking import ACCEPTED, BLOCKING, findings, is_accepted
 from .effects import Observed
 from .observer import ObservedConnection, Observer
 from .shown import annotate, to_json, to_table
 
-BLOCKING = "blocking"
 
-
-async def rehearse_locks(config: Config, options: Options, applied: list[str]) -> str:
+async def rehearse_locks(run: Run, options: Options) -> str:
     """Apply everything, show what each statement locks, and return the end of the last line of the log.
 
     Raises as `up` does, and BadMigrations for what blocks, where that is to be refused.
     """
-    run = await begin(config, applied)
     accepting = {one.filename for one in (*run.migrations, *run.repeatable) if is_accepted(one)}
     statements = await observe(run, options.since)
-    await up(config, applied)
-    found = [*findings(statements)]
-    verdicts = {one.statement: ACCEPTED if one.statement.file in accepting else BLOCKING for one in found}
-    show((to_json if options.json else to_table)(statements, found, verdicts))
-    blocking = [finding for finding in found if verdicts[finding.statement] == BLOCKING]
+    await bring_up_to_date(run, partial(connect, run.config))
+    found = [*findings(statements, accepting)]
+    show((to_json if options.json else to_table)(statements, found))
+    blocking = [finding for finding in found if not finding.is_accepted]
     if blocking and options.refuse_blocking:
         raise BadMigrations(*(finding.problem for finding in blocking))
-    annotate(blocking, config)
+    annotate(blocking, run.config)
     return told(statements, len(blocking), len(found) - len(blocking))
 
 
@@ -49,7 +45,7 @@ async def observe(run: Run, since: str | None = None) -> list[Observed]:
 
     Raises BadConfiguration for what is no version, and as `up` does.
     """
-    newest = version_given("--since", since, run.migrations[0].layout).stop - 1 if since else -1
+    newest = newest_before(since, run.migrations[0].layout)
     observed: dict[tuple[str, int], Observed] = {}
     await until_done(run, partial(apply_all, run, newest, observed))
     order = [one.filename for one in (*run.migrations, *run.repeatable)]
@@ -59,8 +55,8 @@ async def observe(run: Run, since: str | None = None) -> list[Observed]:
 def told(statements: Sequence[Observed], blocking: int, accepted: int) -> str:
     """Return the numbers for the last line of the log."""
     unseen = sum(not one.is_seen for one in statements)
-    numbers = [f"{count(blocking, 'statement')} blocking"]
-    numbers += [f"{accepted} accepted"] * bool(accepted) + [f"{unseen} not seen"] * bool(unseen)
+    numbers = [f"{count(blocking, 'statement')} {BLOCKING}"]
+    numbers += [f"{accepted} {ACCEPTED}"] * bool(accepted) + [f"{unseen} not seen"] * bool(unseen)
     return ", ".join(numbers)
 
 

@@ -12,6 +12,7 @@ from ...dial import Connection
 from ...engine.resume import Step, steps
 from ...engine.sending import Job, sendable
 from ...engine.transaction import parts
+from ...files import Source
 from ...history import History
 from ...words import short
 from .effects import Effect, Observed, closed, effects
@@ -48,10 +49,11 @@ class Observer:
         """Observe this file in the block, where the engine sends it statement by statement."""
         self.job, self.looks = job, None
         self.known = await known(self.connection, History(job.config.schema, job.config.table))
-        found = [*steps(job.migration.read())]
+        source = job.migration.read()
+        found = [*steps(source)]
         if job.contents.transactional:
             send_singly(job, found)
-        self.statements = [(sendable(self.connection, text), step) for text, step in as_sent(job, found)]
+        self.statements = [(sendable(self.connection, text), step) for text, step in as_sent(job, source, found)]
         self.expected = [*self.statements]
         yield
         for _, step in self.statements:  # the update of an extension has a session of its own
@@ -126,13 +128,13 @@ def send_singly(job: Job, found: Sequence[Step]) -> None:
     job.contents.is_large, job.contents.pieces = True, [step.statement.start for step in found]
 
 
-def as_sent(job: Job, found: Sequence[Step]) -> Iterator[tuple[str, Step]]:
+def as_sent(job: Job, source: Source, found: Sequence[Step]) -> Iterator[tuple[str, Step]]:
     """Yield the statements of a file, each with its text as the engine is to send it."""
     if not job.contents.transactional:
         yield from ((step.text, step) for step in found)
         return
     by_place = {step.statement.start: step for step in found}
-    for start, text in parts(job.migration.read(), job.contents):
+    for start, text in parts(source, job.contents):
         yield text, by_place[start]
 
 

@@ -2,11 +2,12 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from ... import github
 from ...config import Config
 from ...words import few, visible
+from ..rows import aligned
 from .blocking import Finding
 from .effects import Effect, Observed
 
@@ -16,8 +17,9 @@ WIDEST = 38
 NOT_SEEN = "not seen"
 
 
-def to_table(observed: Sequence[Observed], _: Sequence[Finding], verdicts: Mapping[Observed, str]) -> str:
+def to_table(observed: Sequence[Observed], found: Sequence[Finding]) -> str:
     """Return a row for each statement that touches a table which was there before its file, and kind of touch."""
+    verdicts = {finding.statement: finding.verdict for finding in found}
     cells = [HEADER]
     for one in observed:
         groups: dict[tuple[str, str, str], list[str]] = {}
@@ -31,8 +33,7 @@ def to_table(observed: Sequence[Observed], _: Sequence[Finding], verdicts: Mappi
             first = ("", "") if number else (f"{one.file}:{one.line}", shortened(one.text))
             verdict = "" if number else verdicts.get(one, "")
             cells.append((*first, few(tables, 3), lock, blocks or "-", does, verdict))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return visible("\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells))
+    return visible("\n".join(aligned(cells)))
 
 
 def deed(one: Observed, effect: Effect) -> str:
@@ -47,9 +48,9 @@ def shortened(text: str) -> str:
     return text if len(text) <= WIDEST else f"{text[: WIDEST - 1]}…"
 
 
-def to_json(observed: Sequence[Observed], found: Sequence[Finding], verdicts: Mapping[Observed, str]) -> str:
+def to_json(observed: Sequence[Observed], found: Sequence[Finding]) -> str:
     """Return a JSON array with an object for each statement."""
-    sections = {finding.statement: finding for finding in found}
+    findings = {finding.statement: finding for finding in found}
     return json.dumps(
         [
             {
@@ -57,9 +58,9 @@ def to_json(observed: Sequence[Observed], found: Sequence[Finding], verdicts: Ma
                 "line": one.line,
                 "statement": one.text,
                 "seen": one.is_seen,
-                "verdict": verdicts.get(one, ""),
-                "section": sections[one].section if one in sections else None,
-                "while_lines": [work.line for work in sections[one].work] if one in sections else [],
+                "verdict": findings[one].verdict if one in findings else "",
+                "section": findings[one].section if one in findings else None,
+                "while_lines": [work.line for work in findings[one].work] if one in findings else [],
                 "tables": [
                     {
                         "table": effect.relation.name,

@@ -25,7 +25,7 @@ from ...words import both, count, few
 from ..again import under_lock, until_done
 from ..down import prepare, undo
 from ..rows import plan_of, rows, show, to_table
-from ..version import version_given
+from ..version import newest_before
 from .catalogs import read
 from .differences import Schema, Step, described, new_differences, reordered
 
@@ -69,8 +69,7 @@ async def undo_and_apply_again(request: Request, config: Config) -> str:
     Raises BadMigrations with everything that a down part leaves behind, and whatever `up` and `down` raise.
     """
     run = await begin(config)
-    given = request.options.since
-    since = version_given("--since", given, run.migrations[0].layout)[-1] if given else ALL
+    since = newest_before(request.options.since, run.migrations[0].layout)
     async with reconnect(config) as connection:
         await refuse_what_cannot_be_undone(run, connection, since)
         mask = partial(masked, run.config.variables.known)
