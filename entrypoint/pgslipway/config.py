@@ -1,14 +1,15 @@
-"""The environment and the flags, as one value; the only place that knows the names of the settings. No heavy import."""
+"""The environment and the flags, as one value: all settings, and where Postgres is. No heavy import."""
 
 import posix
 
 from . import libpq
-from .settings import adoption, choice, duration, given, login_name, name, path_text, redact
-from .system import exists
+from .settings import DECLARED, SETTINGS, given, misspelt, path_in
+from .system import exists, login_name
+from .words import redact
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Mapping
     from mmap import mmap
     from os import PathLike
     from typing import Any, Self
@@ -20,11 +21,15 @@ SOCKETS = ("/run/postgresql", "/var/run/postgresql", "/tmp", "/private/tmp")  # 
 class Location:
     """Where Postgres is, as an environment says it: a mounted Secret, and so a password, changes while we wait."""
 
-    __slots__ = ("environ", "ignored", "libpq", "name", "problems", "server_settings", "waited")
+    __slots__ = ("environ", "ignored", "libpq", "name", "only", "problems", "server_settings", "waited")
 
-    def __init__(self, environ: "Mapping[str, str]", name: str = "") -> None:
-        """Read `environ`; messages call the server `name`, or by host, port and database."""
+    def __init__(self, environ: "Mapping[str, str]", name: str = "", database: str = "") -> None:
+        """Read `environ`; messages call the server `name`, or by host, port and database.
+
+        With a `database` it is that one of the server.
+        """
         self.environ = environ
+        self.only = {"PGDATABASE": database} if database else {}
         self.libpq: dict[str, str] = {}
         """The PG* variables."""
         self.server_settings: dict[str, str] = {}
@@ -48,6 +53,7 @@ class Location:
                 problems.append(str(problem))
         hidden = [variable for variable in values if not self.environ.get(variable)]  # they come from files
         self.libpq, self.server_settings, self.ignored, found = libpq.locate(values, hidden)
+        self.libpq |= self.only
         self.problems = [*problems, *found]
         return before != (self.libpq, self.server_settings, self.problems)
 
@@ -108,52 +114,6 @@ def may_have_variables(source: "bytes | mmap", layout: str) -> bool:
     return b"variables:" in source.lower() or (layout == "flyway" and b"${" in source)
 
 
-LAYOUTS = ("auto", "plain", "goose", "dbmate", "tern", "flyway", "prisma", "diesel", "drizzle")
-
-
-class Setting:
-    """A setting: its name in Config, how its text is taken, its default as one would write it, its line in --help."""
-
-    __slots__ = ("convert", "default", "meaning", "name", "value")
-
-    def __init__(self, name: str, convert: "Callable[[str], Any]", default: str | None, meaning: str) -> None:
-        self.name = name
-        self.convert = convert
-        self.default = default
-        self.meaning = meaning
-        self.value = None if default is None else convert(default)
-
-
-DECLARED = (
-    Setting("dir", path_text, "/migrations", "the folder of migrations"),
-    Setting("layout", choice(*LAYOUTS), "auto", "how the folder is laid out: auto, or " + ", ".join(LAYOUTS[1:])),
-    Setting("schema", name(), "public", "schema of the history table"),
-    Setting("table", name("_repeatable"), "schema_migrations", "name of the history table"),
-    Setting("role", name(), None, "become this role before the history is touched"),
-    Setting(
-        "wait_timeout",
-        duration,
-        "60s",
-        "how long Postgres may take to answer its first query; `wait`: the schema to be there [10m]",
-    ),
-    Setting("lock_timeout", duration, "10m", "how long to wait for another runner to finish"),
-    Setting("lock", choice("auto", "session", "transaction"), "auto", "auto, session or transaction"),
-    Setting("ddl_lock_timeout", duration, "500ms", "how long one attempt may queue for a table's lock"),
-    Setting("ddl_retry", duration, "5m", "how long a file is retried while its tables are busy"),
-    Setting("statement_timeout", duration, "0", "the server's statement_timeout for migrations"),
-    Setting("ahead", choice("allow", "refuse"), None, "when the database is newer: allow or refuse"),
-    Setting("out_of_order", choice("allow", "refuse"), "allow", "a late, lower version: allow or refuse"),
-    Setting("edited", choice("refuse", "warn"), "refuse", "an applied file was edited: refuse or warn"),
-    Setting("adopt", adoption, None, "take over what another tool has applied: its name, or baseline:VERSION@RELATION"),
-    Setting("create_database", choice("no", "yes"), "no", "create a database that does not exist: no or yes"),
-    Setting("log_format", choice("auto", "text", "json"), "auto", "auto, text or json"),
-    Setting("termination_log", path_text, None, "file for the outcome as JSON"),
-)
-SETTINGS = {f"MIGRATE_{setting.name.upper()}": setting for setting in DECLARED}
-DEFAULTS = {"wait": {"MIGRATE_WAIT_TIMEOUT": "10m"}}
-"""The settings whose default depends on the command."""
-
-
 class Config:
     """All settings, not changed once made. Durations are seconds, 0 for no limit."""
 
@@ -174,6 +134,21 @@ class Config:
     adopt: str | None
     create_database: str
     """"no"; "yes", which becomes "expect" where somebody else creates it."""
+    targets: str | None
+    """The text of the list; None without one, empty for a file without any."""
+    targets_query: str | None
+    target_kind: str
+    target_path: str | None
+    parallel: int
+    canaries: int
+    max_failures: int
+    shards: int | None
+    completion_index: str | None = None
+    """The number of this pod in an Indexed Job."""
+    search_path: str = ""
+    """The search_path of a target that is a schema, as SQL; empty where there is none."""
+    shared: "Any" = None
+    """The connections that the targets of one database share (`targets.shared`)."""
     log_format: str
     termination_log: str | None
     location: Location | None = None
@@ -195,6 +170,11 @@ class Config:
     def but(self, **values: "Any") -> "Self":
         """Return the same settings, but for these."""
         return type(self)(**(vars(self) | values))
+
+    @property
+    def has_targets(self) -> bool:
+        """Tell whether one run is over many schemas or databases."""
+        return self.targets is not None or self.targets_query is not None
 
     @property
     def libpq(self) -> "Mapping[str, str]":
@@ -223,22 +203,20 @@ def from_environ(
                 values[setting.name] = converted(variable, value, is_shown=is_shown)
         except ValueError as problem:
             problems.append(str(problem))
+    if "targets" not in values and environ.get("MIGRATE_TARGETS_FILE"):
+        values["targets"] = ""  # an empty file is an empty list
     location = Location(dict(environ)) if needs_database else None
     return Config(
         **values,
         location=location,
         variables=Variables(environ),
+        completion_index=environ.get("JOB_COMPLETION_INDEX"),
         in_kubernetes="KUBERNETES_SERVICE_HOST" in environ,
         github_workspace=path_in(environ, "GITHUB_WORKSPACE", "/") if environ.get("GITHUB_ACTIONS") == "true" else None,
         github_step_summary=path_in(environ, "GITHUB_STEP_SUMMARY"),
         problems=(*problems, *(location.problems if location else ())),
-        warnings=tuple(misspelt(environ)),
+        warnings=tuple(misspelt(environ, SETTINGS, VARIABLE)),
     )
-
-
-def path_in(environ: "Mapping[str, str]", variable: str, default: str = "") -> str | None:
-    """Return a path that somebody else's variable holds, or the default one; None without either."""
-    return environ.get(variable) or default or None
 
 
 def from_keywords(
@@ -262,16 +240,3 @@ def converted(variable: str, value: str, *, is_shown: bool) -> "Any":
     except ValueError as expected:
         instead = f", not {redact(value[:100])!r}" if is_shown else ""
         raise ValueError(f"{variable}: expected {expected}{instead}") from expected
-
-
-def misspelt(environ: "Mapping[str, str]") -> "Iterator[str]":
-    """Yield a warning for each variable that looks like one of ours but is not."""
-    known = {*SETTINGS, *(f"{variable}_FILE" for variable in SETTINGS)}
-    ours = (variable for variable in environ if variable.startswith("MIGRATE_") and not variable.startswith(VARIABLE))
-    unknown = [variable for variable in ours if variable not in known]
-    if unknown:
-        from difflib import get_close_matches
-
-        for variable in unknown:
-            for meant in get_close_matches(variable, known, 1, 0.8):
-                yield f"{variable} is not a setting; did you mean {meant}?"

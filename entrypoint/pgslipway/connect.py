@@ -37,6 +37,10 @@ async def connect(
     or NotYet then, AccessRefused or BadConfiguration at once, and whatever `first_query` raises that is not about the
     connection.
     """
+    if config.shared:
+        async with config.shared.use(config, first_query) as used:
+            yield used
+        return
     connection, answer = await wait_for_answer(config, first_query)
     try:
         yield connection, answer
@@ -44,6 +48,26 @@ async def connect(
         await close(connection)
         raise
     connection.terminate()  # tells the server, and is spared the round trip until the server has closed as well
+
+
+@asynccontextmanager
+async def use(
+    connection: Connection,
+    first_query: Callable[[Connection], Awaitable[Answer]],
+    *,
+    closes: Callable[[Answer | None], bool],
+) -> AsyncIterator[tuple[Connection, Answer]]:
+    """Ask `first_query` on a connection that is there, like `connect` on a new one.
+
+    It is closed afterwards where the answer, or None without one, `closes` it.
+    """
+    answer = None
+    try:
+        answer = await first_query(connection)
+        yield connection, answer
+    finally:
+        if closes(answer):
+            await close(connection)
 
 
 @asynccontextmanager

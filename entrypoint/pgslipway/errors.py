@@ -8,12 +8,14 @@
     ├── TableBusy             12  a file could not get its table locks within its retries
     ├── ConnectionLost        13  the connection broke mid-run
     ├── NotYet                14  the schema is not there yet
+    ├── TargetsToRetry        15  of many targets some failed, for reasons that can heal
     ├── BadConfiguration      20  a setting is missing or malformed
     ├── BadMigrations         21  a name, an encoding or a statement that can never work
     ├── AccessRefused         22  password, database, TLS or a privilege on the history
     ├── HistoryConflict       23  an applied file was edited or is gone, or a foreign table
     ├── MigrationFailed       24  Postgres refused a statement
     ├── HalfDone              25  a non-transactional file stopped where only a person can tell
+    ├── TargetsToMend         26  of many targets some failed, one at least for a reason that needs a person
     └── Stopped        130, 143  SIGINT, SIGTERM
 
 What steers a run; the first leaves it only where it comes again and again, and the rest never:
@@ -47,7 +49,7 @@ OVERDUE = (
 class Problem:
     """One thing that is wrong, and its place where that is in a file; `str` puts it into words."""
 
-    __slots__ = ("file", "joint", "line", "text")
+    __slots__ = ("file", "joint", "line", "target", "text")
 
     def __init__(self, text: str, file: str = "", line: int = 0, *, joint: str = ": ") -> None:
         """Take the text, the filename, the line (from 1; 0 for none), and the joint between place and text."""
@@ -55,6 +57,8 @@ class Problem:
         self.file = file
         self.line = line
         self.joint = joint
+        self.target = ""
+        """The target that it is about, of many."""
 
     @property
     def place(self) -> str:
@@ -62,8 +66,9 @@ class Problem:
         return f"{self.file}:{self.line}" if self.line else self.file
 
     def __str__(self) -> str:
-        """Return the place and the text."""
-        return f"{self.place}{self.joint}{self.text}" if self.file else self.text
+        """Return the target, the place and the text."""
+        target = f"{self.target}: " if self.target else ""
+        return f"{target}{self.place}{self.joint}{self.text}" if self.file else f"{target}{self.text}"
 
     __repr__ = __str__
 
@@ -124,6 +129,10 @@ class NoDatabase(NotYet, result="not yet"):
     """The database is not there yet: another run creates it."""
 
 
+class TargetsToRetry(SlipwayError, exit_code=15, result="targets to retry"):
+    """Of many targets some failed, for different reasons, all of which can heal."""
+
+
 class BadConfiguration(SlipwayError, exit_code=20, result="bad configuration"):
     """A setting is missing or malformed."""
 
@@ -170,6 +179,10 @@ class Unplaced(MigrationFailed, result="migration failed"):
 
 class HalfDone(SlipwayError, exit_code=25, result="half done"):
     """A non-transactional file stopped where only a person can tell what happened."""
+
+
+class TargetsToMend(SlipwayError, exit_code=26, result="targets to mend"):
+    """Of many targets some failed, for different reasons, one of which at least needs a person."""
 
 
 class Stopped(SlipwayError, result="stopped"):

@@ -56,7 +56,12 @@ def annotation(problem: "Problem", title: str, folder: str, level: str = "error"
     """Return the workflow command that annotates a place; the level is error, warning or notice."""
     where = {"file": f"{folder}/{problem.file}" if problem.file else "", "line": problem.line, "title": title}
     properties = ",".join(f"{name}={escape_property(str(value))}" for name, value in where.items() if value)
-    return f"::{level} {properties}::{escape(problem.text)}"
+    return f"::{level} {properties}::{escape(told(problem))}"
+
+
+def told(problem: "Problem") -> str:
+    """Return the text of a problem, and the target that it is about, of many."""
+    return f"{problem.target}: {problem.text}" if problem.target else problem.text
 
 
 def escape(text: str) -> str:
@@ -73,7 +78,7 @@ def summary(outcome: "Outcome") -> str:
     """Return the outcome in Markdown: a row for each file that was applied or has a problem."""
     rows = [(filename, "applied") for filename in outcome.applied]
     if outcome.exit_code:
-        rows += [(problem.place, problem.text.partition("\n")[0]) for problem in outcome.problems]
+        rows += [(problem.place, told(problem).partition("\n")[0]) for problem in outcome.problems]
     rows = rows or [("", outcome.message)]
     table = [f"| {code(place)} | {cell(what)} |\n" for place, what in rows[-MOST_ROWS:]]
     heading = f"### pgslipway: {outcome.result}" + (f" (exit code {outcome.exit_code})" if outcome.exit_code else "")

@@ -6,11 +6,12 @@ it says nothing, and the program runs as if nobody had looked. It never writes.
 
 from time import monotonic
 
-from .config import DEFAULTS, Location, from_environ, may_have_variables
+from .config import Location, from_environ, may_have_variables
 from .line import Line
 from .lines import to_stderr
 from .outcome import Outcome
 from .report import announce, finish
+from .settings import DEFAULTS
 from .signals import note
 from .wire import Wire
 from .words import newest
@@ -71,7 +72,13 @@ def glance(
 def look(config: "Config", role: str | None, stop: "Stop") -> tuple[list[str] | None, float]:
     """Return the names of the migrations if the history has exactly them, else None; and the seconds in vain."""
     location, began = config.location, monotonic()
-    if config.problems or not location or location.problems or not location.libpq.keys() <= HONOURED:
+    if (
+        config.has_targets
+        or config.problems
+        or not location
+        or location.problems
+        or not location.libpq.keys() <= HONOURED
+    ):
         return None, 0.0
     line = Line(location, began + min(LONGEST, config.wait_timeout or LONGEST))
     stop.action = line.interrupt

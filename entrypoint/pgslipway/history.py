@@ -90,6 +90,8 @@ class History:
     table: str
     role: str | None = None
     """The role to become before the table is touched."""
+    search_path: str = ""
+    """Where its schema is a target: the schemas that a look for another tool's tables searches, as SQL."""
 
     @property
     def name(self) -> str:
@@ -103,8 +105,9 @@ class History:
 
     @property
     def look_sql(self) -> str:
-        """SQL that takes the role and bounds the wait for the table's lock, for one message."""
-        return question.look_sql(self.role)
+        """SQL that takes role and search path, and bounds the wait for the table's lock, for one message."""
+        path = f" SET LOCAL search_path = {self.search_path};" if self.search_path else ""
+        return f"{question.look_sql(self.role)}{path}"
 
     def undone_sql(self, migrations: Sequence[Migration], repeatable: Sequence[Migration] = ()) -> str:
         """Return the query that returns a row unless the history has exactly these, and these are current."""
@@ -160,6 +163,8 @@ class History:
             if columns:
                 check_columns(columns, self.name)
             has_schema = await connection.fetchval(HAS_SCHEMA, self.schema)
+            if self.search_path and not has_schema:
+                raise AccessRefused(f"the schema {self.schema} does not exist any more")
             changes = list(self.changes_sql(columns, bool(has_schema), largest))
             if changes:
                 with made_once("the schema or the table of the history"):
@@ -236,12 +241,6 @@ class History:
                 ELSE {quote_literal(ROW_REMOVED)} END, '', true)
               FROM row
             HAVING pg_catalog.bool_and({IS_OF_THIS_TRANSACTION} AND {IS_FIT}) IS NOT TRUE"""
-
-
-def row_sql_values(migration: Migration, minimum_version: int | None) -> str:
-    """Return the values of the row that records `migration` as applied, but for the time."""
-    literals = quote_literal(migration.filename), quote_literal(migration.checksum)
-    return f"{migration.version}, {', '.join(literals)}, {minimum_version or 'NULL'}::bigint"
 
 
 def finding_in(error: asyncpg.PostgresError) -> str:

@@ -4,18 +4,14 @@ from .settings import (
     bracketed,
     decoded,
     hostaddr_expected,
-    instead,
     is_host,
-    is_pem,
     is_port,
-    login_name,
     name_expected,
-    shown,
     split_host,
-    system_roots,
     unreplaced,
 )
-from .system import is_file
+from .system import is_file, is_pem, login_name, system_roots
+from .words import instead, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import TextIO
 
 from .config import Config
@@ -11,6 +12,8 @@ from .lines import is_json, json_line, text_line
 
 CLEAR_LINE = "\r\x1b[K"
 """Back to the start of the line, and erase it (ECMA-48)."""
+TARGET: ContextVar[str] = ContextVar("target", default="")
+"""The target that is being worked on, of many; each line of the log has it."""
 RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 """The attributes that every log record has; the others are fields of ours."""
 
@@ -21,7 +24,8 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
         trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
-        return text_line(record.created, record.levelname.lower(), f"{record.getMessage()}{trace}")
+        target = f"{TARGET.get()}: " if TARGET.get() else ""
+        return text_line(record.created, record.levelname.lower(), f"{target}{record.getMessage()}{trace}")
 
 
 class JsonFormatter(logging.Formatter):
@@ -29,7 +33,8 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        fields = {key: value for key, value in vars(record).items() if key not in RECORD}
+        fields = {"target": TARGET.get()} if TARGET.get() else {}
+        fields |= {key: value for key, value in vars(record).items() if key not in RECORD}
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
         return json_line(record.created, record.levelname.lower(), record.getMessage(), fields)

@@ -7,6 +7,7 @@ from datetime import datetime
 from . import files
 from .errors import FilesChanged, Problem, Undivided
 from .files import Source
+from .quote import quote_literal
 
 CHANGED = "changed since this run began; run it again"
 
@@ -123,3 +124,9 @@ def shown(layout: str, version: int, filename: str) -> str:
     from .layouts.versions import shown as shown_elsewhere  # a plain folder needs no other layout
 
     return shown_elsewhere(layout, version, filename)
+
+
+def row_sql_values(migration: Migration, minimum_version: int | None) -> str:
+    """Return the values of the row that records `migration` as applied, but for the time."""
+    literals = quote_literal(migration.filename), quote_literal(migration.checksum)
+    return f"{migration.version}, {', '.join(literals)}, {minimum_version or 'NULL'}::bigint"

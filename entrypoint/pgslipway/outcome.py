@@ -6,7 +6,7 @@ from .words import few, short
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from .errors import Problem
@@ -18,7 +18,7 @@ TERMINATION_BYTES = 4096
 class Outcome:
     """How a run ended."""
 
-    __slots__ = ("applied", "exit_code", "message", "problems", "result", "seconds")
+    __slots__ = ("applied", "exit_code", "message", "problems", "result", "seconds", "targets")
 
     def __init__(
         self,
@@ -29,6 +29,7 @@ class Outcome:
         problems: "Sequence[Problem]" = (),
         applied: "Sequence[str]" = (),
         seconds: float = 0.0,
+        targets: "Mapping[str, Any] | None" = None,
     ) -> None:
         self.exit_code = exit_code
         self.result = result
@@ -39,6 +40,8 @@ class Outcome:
         self.applied = applied
         """The filenames that this run applied, in order."""
         self.seconds = seconds
+        self.targets = targets
+        """Of a run over many: how many targets ended in which way, and the names of those that failed."""
 
     @property
     def text(self) -> str:
@@ -55,6 +58,7 @@ class Outcome:
         fields: dict[str, Any] = {
             "exit_code": self.exit_code,
             "result": self.result,
+            **({"targets": self.targets} if self.targets else {}),
             "message": self.message,
             "applied": list(self.applied),
             "seconds": round(self.seconds, 3),
@@ -73,4 +77,5 @@ class Outcome:
 def brief(problem: "Problem") -> dict[str, str | int | None]:
     """Return a problem as JSON has it: the message has more of its text."""
     first, _, _ = problem.text.partition("\n")
-    return {"file": problem.file or None, "line": problem.line or None, "text": short(first)}
+    target = {"target": problem.target} if problem.target else {}
+    return {**target, "file": problem.file or None, "line": problem.line or None, "text": short(first)}

@@ -9,13 +9,13 @@ from contextlib import closing
 from typing import Any
 
 from . import config
-from .config import DEFAULTS
 from .errors import INTERNAL_ERROR, UP_TO_DATE, BadConfiguration, Problem, SlipwayError, Stopped
 from .libpq import PG_VARIABLES
 from .log import set_up_logging
 from .outcome import Outcome
 from .report import announce, finish
 from .request import Options, Request
+from .settings import DEFAULTS
 from .signals import Stop, note
 from .up import up
 
@@ -36,6 +36,7 @@ def run_command(
         del os.environ[variable]  # empty counts as unset; the driver would take PGPASSWORD= for a password
     started = started or time.monotonic()
     applied: list[str] = []
+    targets: dict[str, Any] = {}
     settings = config.from_environ(environ, {}, needs_database=False)
     set_up_logging(settings)
 
@@ -43,8 +44,9 @@ def run_command(
         stop.report = note
         seconds = time.monotonic() - started
         outcome = Outcome(
-            exit_code=exit_code, result=result, message=message, problems=problems, applied=applied, seconds=seconds
-        )
+            exit_code=exit_code, result=result, message=message, problems=problems, applied=applied, seconds=seconds,
+            targets=targets,
+        )  # fmt: skip
         return finish(outcome, settings, log)
 
     def fail(error: SlipwayError) -> int:
@@ -52,7 +54,8 @@ def run_command(
 
     stop.report = lambda: fail(Stopped(stop.signum, overdue=True))
     try:
-        request = requested(arguments, environ, applied, waited)
+        request = requested(arguments, environ, waited)
+        request.applied, request.targets = applied, targets
         settings = request.config
         set_up_logging(settings)
         with closing(asyncio.new_event_loop()) as loop:  # asyncio.run waits for a resolver that does not answer
@@ -70,7 +73,7 @@ def run_command(
         return end(INTERNAL_ERROR, "internal error", bug, [Problem(bug)])
 
 
-def requested(arguments: Sequence[str], environ: Mapping[str, str], applied: list[str], waited: float) -> Request:
+def requested(arguments: Sequence[str], environ: Mapping[str, str], waited: float) -> Request:
     """Return the command, its options and its settings; a container is mostly started without arguments."""
     options = Options()
     flags: dict[str, str] = {}
@@ -86,7 +89,7 @@ def requested(arguments: Sequence[str], environ: Mapping[str, str], applied: lis
     )
     if settings.location:
         settings.location.waited = waited
-    return Request(settings, options, applied)
+    return Request(settings, options)
 
 
 async def execute(request: Request, stop: Stop) -> str:
@@ -107,6 +110,11 @@ async def perform(request: Request) -> str:
     announce(request.config, log)
     if request.config.problems:
         raise BadConfiguration(*request.config.problems)
+    if request.config.has_targets and request.options.command not in WITHOUT_DATABASE:
+        from .targets.commands import over_targets
+
+        if (message := await over_targets(request)) is not None:
+            return message
     if request.options.command == "up":
         return await up(request.config, request.applied)
     if request.options.command == "wait":

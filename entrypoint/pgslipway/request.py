@@ -1,5 +1,7 @@
 """The request of one start: the settings, the command and its options."""
 
+from typing import Any
+
 from .config import Config
 
 
@@ -20,14 +22,20 @@ class Options:
     on: str | None = None
     """The server for a rehearsal."""
     refuse_blocking = False
+    target: str | None = None
+    """The one target, of many."""
 
 
 class Request:
     """A command's settings and options, and the list that names each file once it is applied."""
 
-    __slots__ = ("applied", "config", "options")
+    __slots__ = ("applied", "changed", "config", "options", "targets")
 
-    def __init__(self, config: Config, options: Options, applied: list[str]) -> None:
+    def __init__(self, config: Config, options: Options) -> None:
         self.config = config
         self.options = options
-        self.applied = applied
+        self.applied: list[str] = []
+        self.changed = 0
+        """How many migrations were taken over or undone."""
+        self.targets: dict[str, Any] = {}
+        """Of a run over many: how many targets ended in which way, and the failures."""

@@ -86,12 +86,12 @@ class Run:
     @property
     def history(self) -> History:
         """The history table."""
-        return History(self.config.schema, self.config.table, self.config.role)
+        return History(self.config.schema, self.config.table, self.config.role, self.config.search_path)
 
     @property
     def history_as_login(self) -> History:
         """The history table for those who only read it, which never takes the role."""
-        return History(self.config.schema, self.config.table)
+        return History(self.config.schema, self.config.table, search_path=self.config.search_path)
 
     async def look(self, connection: Connection) -> bool:
         """Tell whether there is nothing to do; if there is, the server must be one that a run can write to."""

@@ -1,34 +1,26 @@
 """The text of a setting, from a variable or a file, and its value: plain functions, without a heavy import."""
 
-import posix
-from _stat import S_ISREG
-
-from .system import environment
+from .system import contents
+from .words import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
+    from typing import Any
 
 LONGEST = 24 * 24 * 3600.0
 """Seconds; Postgres keeps its timeouts as milliseconds in a signed 32-bit number."""
 NAME_BYTES = 63
 """Postgres cuts a longer name, NAMEDATALEN."""
-PEM = b"-----BEGIN"
 ADOPTED = (
     "golang-migrate", "goose", "dbmate", "flyway", "sqlx", "prisma",
     "drizzle", "diesel", "refinery", "tern", "supabase",
 )  # fmt: skip
 """The tools whose history can be taken over."""
-USER_VARIABLES = ("LOGNAME", "USER", "LNAME", "USERNAME")
-"""Where the name of the user is looked for, before the user id, as in Python's getpass."""
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 IPV6 = set("0123456789abcdefABCDEF:.%")
 HOST_SIGNS = set("-_.:%")
 """The characters in the names and addresses of hosts, besides letters and digits."""
-LONGEST_SHOWN = 100
-"""Characters of a value in a message; a longer one was not meant for its place, and may be a secret."""
-FROM_PIPES: dict[str, bytes] = {}
-"""The contents of pipes, by path: a pipe gives them only once."""
 
 
 def duration(text: str) -> float:
@@ -46,6 +38,22 @@ def duration(text: str) -> float:
 def is_digits(text: str, most: int) -> bool:
     """Tell whether `text` is a decimal number of at most so many digits."""
     return text.isdecimal() and text.isascii() and len(text) <= most
+
+
+def anything(text: str) -> str:
+    """Return `text`, which is looked at where its meaning is known."""
+    return text
+
+
+def whole_number(least: int, most: int) -> "Callable[[str], int]":
+    """Return a function that takes a number between these, and raises ValueError for any other text."""
+
+    def number(text: str) -> int:
+        if not is_digits(text, len(str(most))) or not least <= int(text) <= most:
+            raise ValueError(f"a whole number from {least} to {most}")
+        return int(text)
+
+    return number
 
 
 def choice(*values: str) -> "Callable[[str], str]":
@@ -197,58 +205,73 @@ def given(variable: str, environ: "Mapping[str, str]") -> str | None:
     return value or None
 
 
-def contents(path: str) -> bytes:
-    """Return the contents of a file now, or of a pipe such as /dev/stdin or a shell's <(…). Raises OSError."""
-    if path in FROM_PIPES:
-        return FROM_PIPES[path]
-    with open(path, "rb") as file:
-        content = file.read()
-        if not S_ISREG(posix.fstat(file.fileno()).st_mode):
-            FROM_PIPES[path] = content
-    return content
+def path_in(environ: "Mapping[str, str]", variable: str, default: str = "") -> str | None:
+    """Return a path that somebody else's variable holds, or the default one; None without either."""
+    return environ.get(variable) or default or None
 
 
-def shown(path: str) -> str:
-    """Return a path for a message; nothing of a text that may be the secret itself instead of its file's path."""
-    folder = path.lstrip(".")
-    is_path = len(path) - len(folder) <= 2 and folder.startswith("/") and 2 <= len(folder) <= 201
-    return f" {path}:" if is_path and ":" not in path and path.split() == [path] else ""
+def misspelt(environ: "Mapping[str, str]", settings: "Collection[str]", but: str) -> "Iterator[str]":
+    """Yield a warning for each variable that looks like one of the settings but is not, nor begins with `but`."""
+    known = {*settings, *(f"{variable}_FILE" for variable in settings)}
+    ours = (variable for variable in environ if variable.startswith("MIGRATE_") and not variable.startswith(but))
+    unknown = [variable for variable in ours if variable not in known]
+    if unknown:
+        from difflib import get_close_matches
+
+        for variable in unknown:
+            for meant in get_close_matches(variable, known, 1, 0.8):
+                yield f"{variable} is not a setting; did you mean {meant}?"
 
 
-def redact(text: str) -> str:
-    """Return `text` without the login of a URL, for messages about misplaced ones."""
-    start, end = text.find("://"), text.rfind("@")
-    return f"{text[:start]}://…{text[end:]}" if 0 <= start < end else text
+LAYOUTS = ("auto", "plain", "goose", "dbmate", "tern", "flyway", "prisma", "diesel", "drizzle")
 
 
-def instead(text: str) -> str:
-    """Return the end of "expected …" that shows the value; empty for one that may be a secret in a wrong place."""
-    return f", not {text!r}" if text and len(text) <= LONGEST_SHOWN and "@" not in text else ""
+class Setting:
+    """A setting: its name in Config, how its text is taken, its default as one would write it, its line in --help."""
+
+    __slots__ = ("convert", "default", "meaning", "name", "value")
+
+    def __init__(self, name: str, convert: "Callable[[str], Any]", default: str | None, meaning: str) -> None:
+        self.name = name
+        self.convert = convert
+        self.default = default
+        self.meaning = meaning
+        self.value = None if default is None else convert(default)
 
 
-def is_pem(path: str) -> bool:
-    """Tell whether there is something in PEM format in a file."""
-    try:
-        with open(path, "rb") as file:
-            return PEM in file.read()
-    except OSError:
-        return False
-
-
-def system_roots() -> str:
-    """Return the path of the bundle of authorities that this system trusts; empty without one."""
-    import ssl  # most starts do not ask
-
-    return ssl.get_default_verify_paths().cafile or ""
-
-
-def login_name() -> str | None:
-    """Return the name of the user that this process runs as, if the system knows one."""
-    if name := next(filter(None, map(environment().get, USER_VARIABLES)), None):
-        return name
-    import pwd  # in a container there may be no such file, and most have PGUSER
-
-    try:
-        return pwd.getpwuid(posix.getuid()).pw_name
-    except KeyError:
-        return None
+DECLARED = (
+    Setting("dir", path_text, "/migrations", "the folder of migrations"),
+    Setting("layout", choice(*LAYOUTS), "auto", "how the folder is laid out: auto, or " + ", ".join(LAYOUTS[1:])),
+    Setting("schema", name(), "public", "schema of the history table"),
+    Setting("table", name("_repeatable"), "schema_migrations", "name of the history table"),
+    Setting("role", name(), None, "become this role before the history is touched"),
+    Setting(
+        "wait_timeout",
+        duration,
+        "60s",
+        "how long Postgres may take to answer its first query; `wait`: the schema to be there [10m]",
+    ),
+    Setting("lock_timeout", duration, "10m", "how long to wait for another runner to finish"),
+    Setting("lock", choice("auto", "session", "transaction"), "auto", "auto, session or transaction"),
+    Setting("ddl_lock_timeout", duration, "500ms", "how long one attempt may queue for a table's lock"),
+    Setting("ddl_retry", duration, "5m", "how long a file is retried while its tables are busy"),
+    Setting("statement_timeout", duration, "0", "the server's statement_timeout for migrations"),
+    Setting("ahead", choice("allow", "refuse"), None, "when the database is newer: allow or refuse"),
+    Setting("out_of_order", choice("allow", "refuse"), "allow", "a late, lower version: allow or refuse"),
+    Setting("edited", choice("refuse", "warn"), "refuse", "an applied file was edited: refuse or warn"),
+    Setting("adopt", adoption, None, "take over what another tool has applied: its name, or baseline:VERSION@RELATION"),
+    Setting("create_database", choice("no", "yes"), "no", "create a database that does not exist: no or yes"),
+    Setting("targets", anything, None, "many schemas or databases in one run: their names, parted by blanks"),
+    Setting("targets_query", anything, None, "SQL whose first column has their names"),
+    Setting("target_kind", choice("schema", "database", "url"), "schema", "schema, database or url (name=URL)"),
+    Setting("target_path", anything, None, "schemas that are searched after a target's own"),
+    Setting("parallel", whole_number(1, 1000), "4", "how many targets at a time"),
+    Setting("canaries", whole_number(0, 10**6), "1", "how many targets before the others, one after the other"),
+    Setting("max_failures", whole_number(0, 10**6), "0", "after more failures no further target is begun"),
+    Setting("shards", whole_number(1, 10**5), None, "completions of an Indexed Job: each has its share of the targets"),
+    Setting("log_format", choice("auto", "text", "json"), "auto", "auto, text or json"),
+    Setting("termination_log", path_text, None, "file for the outcome as JSON"),
+)
+SETTINGS = {f"MIGRATE_{setting.name.upper()}": setting for setting in DECLARED}
+DEFAULTS = {"wait": {"MIGRATE_WAIT_TIMEOUT": "10m"}}
+"""The settings whose default depends on the command."""

@@ -8,6 +8,8 @@ if TYPE_CHECKING:
 
 LONGEST_SHOWN = 300
 """Characters of a text that are shown in a line."""
+LONGEST_VALUE = 100
+"""Characters of a value in a message; a longer one was not meant for its place, and may be a secret."""
 
 CONTROLS = [character for character in map(chr, range(0xA0)) if not character.isprintable()]
 """C0, DEL and C1: a terminal obeys them, whoever wrote them into a name or a NOTICE."""
@@ -52,3 +54,21 @@ def short(text: str) -> str:
     """Return a text in one line of bounded length."""
     line = " ".join(text.split())
     return line if len(line) <= LONGEST_SHOWN else f"{line[:LONGEST_SHOWN]} …"
+
+
+def shown(path: str) -> str:
+    """Return a path for a message; nothing of a text that may be the secret itself instead of its file's path."""
+    folder = path.lstrip(".")
+    is_path = len(path) - len(folder) <= 2 and folder.startswith("/") and 2 <= len(folder) <= 201
+    return f" {path}:" if is_path and ":" not in path and path.split() == [path] else ""
+
+
+def redact(text: str) -> str:
+    """Return `text` without the login of a URL, for messages about misplaced ones."""
+    start, end = text.find("://"), text.rfind("@")
+    return f"{text[:start]}://…{text[end:]}" if 0 <= start < end else text
+
+
+def instead(text: str) -> str:
+    """Return the end of "expected …" that shows the value; empty for one that may be a secret in a wrong place."""
+    return f", not {text!r}" if text and len(text) <= LONGEST_VALUE and "@" not in text else ""

@@ -19,8 +19,9 @@ import yaml
 from containers import ROOT
 from pgslipway import __version__, errors
 from pgslipway.cli.arguments import parse
-from pgslipway.config import SETTINGS, Config, from_environ
+from pgslipway.config import Config, from_environ
 from pgslipway.libpq import LIBPQ
+from pgslipway.settings import SETTINGS
 
 if TYPE_CHECKING:
     from conftest import Folder, Slipway

@@ -108,7 +108,8 @@ async def test_role_without_a_transaction_is_refused_behind_a_pooler(
 
     assert finished.code == 20, finished
     assert (
-        "001_a.sql:2: this runs outside a transaction, where MIGRATE_ROLE cannot be set behind a pooler" in finished.err
+        "001_a.sql:2: this runs outside a transaction, where MIGRATE_ROLE, or the schema of a target, cannot be set "
+        "behind a pooler" in finished.err
     )
 
 

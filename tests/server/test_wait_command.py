@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pgslipway.config import DEFAULTS, from_environ
+from pgslipway.config import from_environ
+from pgslipway.settings import DEFAULTS
 from proxy import RoundTrips
 from servers import LOCALHOST
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgslipway.config import SETTINGS, Config, from_environ
+from pgslipway.config import Config, from_environ
 from pgslipway.libpq import target
+from pgslipway.settings import SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from conftest import DOCUMENTED_CODES, INTERNAL_ERROR
 from pgslipway import program
-from pgslipway.config import SETTINGS, Config, from_environ
+from pgslipway.config import Config, from_environ
 from pgslipway.dial import driver_arguments
 from pgslipway.libpq import target
+from pgslipway.settings import SETTINGS
 from pgslipway.signals import Stop
 from sampling import examples
 from servers import refusing

@@ -11,8 +11,9 @@ import pytest
 from containers import ROOT
 from contract import CONTRACT
 from pgslipway import errors
-from pgslipway.config import SETTINGS, VARIABLE
+from pgslipway.config import VARIABLE
 from pgslipway.errors import INTERNAL_ERROR, UP_TO_DATE, SlipwayError, Stopped
+from pgslipway.settings import SETTINGS
 
 if TYPE_CHECKING:
     from conftest import Slipway

@@ -22,7 +22,10 @@ async def adopt(request: Request) -> str:
         raise BadConfiguration("adopt needs MIGRATE_ADOPT: the tool to take over from, or baseline:VERSION@RELATION")
     run = await begin(config)
     run.adopts_beside_empty = True
-    return await until_done(run, partial(adopt_all, run))
+    try:
+        return await until_done(run, partial(adopt_all, run))
+    finally:
+        request.changed = run.adopted
 
 
 async def adopt_all(run: Run) -> str:

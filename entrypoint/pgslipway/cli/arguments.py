@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from .. import __version__, errors
-from ..config import SETTINGS
 from ..errors import BadConfiguration, SlipwayError
 from ..request import Options
-from ..settings import redact
+from ..settings import SETTINGS
+from ..words import redact
 
 COMMANDS = {
     "up": "wait for Postgres, lock, apply the pending migrations (the default)",
@@ -27,12 +27,13 @@ OPTIONS = {
     "exit_code": ("status",),
     "since": ("check", "rehearse"),
     **dict.fromkeys(DECISIONS, ("resolve",)),
+    "target": ("up", "wait", "status", "plan", "adopt", "down", "resolve"),
     **dict.fromkeys(("locks", "down", "on", "refuse_blocking"), ("rehearse",)),
 }
 """The options, and the commands that they go with."""
 OF_REHEARSALS = {"json": ("locks",), "refuse_blocking": ("locks",), "since": ("locks", "down")}
 """The options of `rehearse` that go with others of it."""
-TAKE_VALUE = {"since", "on"}
+TAKE_VALUE = {"since", "on", "target"}
 TAKE_ARGUMENT = {"down", "rehearse", "resolve"}
 
 

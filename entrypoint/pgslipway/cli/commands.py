@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 from .. import files
+from ..config import Config
 from ..connect import connect
 from ..dial import Connection
 from ..engine.order import disorder
@@ -47,24 +48,32 @@ async def status(request: Request) -> str:
 
 async def plan(request: Request) -> str:
     """Show the files that `up` would apply. Raises the failure with which `up` would refuse."""
-    run = await begin(request.config)
+    lines, left = await plan_lines(request.config)
+    for line in lines:
+        show(line)
+    return left
+
+
+async def plan_lines(config: Config) -> tuple[list[str], str]:
+    """Return a line for each file that `up` would apply, and how many these are. Raises as `plan` does."""
+    run = await begin(config)
+    lines = []
 
     async def first_query(connection: Connection) -> None:
         if not await run.is_current(run.history_as_login, connection):
             await refuse_reader(connection)
 
-    async with connect(request.config, first_query) as (connection, _):
+    async with connect(config, first_query) as (connection, _):
         jobs, unfinished, found = await preview(run, connection)
     if found and found.rows:
-        show(f"adopt {count(len(found.rows), 'migration')} from {found.source}: {names(found.rows)}")
-        for warning in found.warnings:
-            show(f"  {warning}")
+        lines.append(f"adopt {count(len(found.rows), 'migration')} from {found.source}: {names(found.rows)}")
+        lines += [f"  {warning}" for warning in found.warnings]
     for job in jobs:
         how = "in a transaction" if job.contents.transactional else "without a transaction"
         so_far = None if job.repeats else unfinished.get(job.migration.version)
         done = f"; {progress(so_far)}" if so_far else ""
-        show(f"apply {job.filename} ({count(job.contents.count, 'statement')}, {how}{done})")
-    return f"{run.counted([job.filename for job in jobs])} to apply{superseded(run.superseded)}"
+        lines.append(f"apply {job.filename} ({count(job.contents.count, 'statement')}, {how}{done})")
+    return lines, f"{run.counted([job.filename for job in jobs])} to apply{superseded(run.superseded)}"
 
 
 async def check(request: Request) -> str:
@@ -74,9 +83,11 @@ async def check(request: Request) -> str:
     since = version_given("--since", request.options.since, folder.layout) if request.options.since else range(1)
     chosen = [migration for migration in migrations if migration.version >= since.start]
     problems, squashes = [], []
+    over_schemas = request.config.has_targets and request.config.target_kind == "schema"
     for migration in chosen:
         _, contents = checked(migration, None)
         problems += contents.problems
+        problems += contents.owned_by_one if over_schemas else []
         squashes += [migration] * contents.is_squash
         await asyncio.sleep(0)  # a signal may come while many files are read
     problems += disorder(migrations, chosen) + misplaced(migrations, squashes)

@@ -37,7 +37,10 @@ async def down(request: Request) -> str:
     """Undo the migrations. Raises BadConfiguration for an unknown version, and every failure of `up`."""
     run = await begin(request.config)
     undone: list[str] = []
-    return await until_done(run, partial(undo_all, run, request.options.argument or "", undone))
+    try:
+        return await until_done(run, partial(undo_all, run, request.options.argument or "", undone))
+    finally:
+        request.changed = len(undone)
 
 
 async def undo_all(run: Run, text: str, undone: list[str]) -> str:

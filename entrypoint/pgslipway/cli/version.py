@@ -3,7 +3,8 @@
 from .. import files
 from ..errors import BadConfiguration
 from ..layouts.versions import numbers
-from ..settings import is_digits, redact
+from ..settings import is_digits
+from ..words import redact
 
 
 def newest_before(since: str | None, layout: str) -> int:

@@ -95,7 +95,7 @@ async def theirs_in(
     """Return what a tool has applied; None where it has applied nothing, and no other one has this folder's files."""
     if tool:
         await refuse_misfit(run, history, connection, tool, relation)
-    tables = await tables_like(connection, relation, tool)
+    tables = await tables_like(history, connection, relation, tool)
     table = table_of(tool, tables, relation) if tool else None
     found = None
     if tool and table:
@@ -122,7 +122,7 @@ async def baseline(run: Run, text: str, connection: Connection) -> Adoption | No
     except asyncpg.InsufficientPrivilegeError as error:
         raise AccessRefused(f"{relation} cannot be looked for: {error}") from error
     if not is_there:
-        await refuse_unasked(run, connection, await tables_like(connection, ""))
+        await refuse_unasked(run, connection, await tables_like(run.history, connection, ""))
         return None
     rows = [row_of(one, None) for one in run.migrations if one.version <= last[-1]]
     return Adoption(f"the baseline, since {relation} is there", rows)
@@ -198,7 +198,7 @@ async def refuse_still_at_work(run: Run, history: History, connection: Connectio
     tool, table, theirs = TOOLS[name], None, Theirs()
     async with history.transaction(connection):
         with suppress(HistoryConflict, AccessRefused):  # ours counts, whatever became of theirs
-            if table := table_of(tool, await tables_like(connection, relation), relation):
+            if table := table_of(tool, await tables_like(history, connection, relation), relation):
                 theirs = await read(tool, table, connection, run.migrations)
     ours = {row.version for row in rows}
     if table and (grown := [entry.name for entry in theirs.rows if entry.version not in ours]):

@@ -57,7 +57,15 @@ EXTENSION_UPDATE = re.compile(r"ALTER EXTENSION \S+ UPDATE\b")
 WITHOUT_POOLER = "connect to Postgres directly, or set MIGRATE_LOCK=session where the pooler is in session mode"
 NEEDS_SESSION = f"behind a pooler this would stay with whoever uses the server connection next; {WITHOUT_POOLER}"
 NEEDS_NEW_SESSION = f"this must be the first command of a session, which a pooler does not give; {WITHOUT_POOLER}"
-NEEDS_ROLE = f"this runs outside a transaction, where MIGRATE_ROLE cannot be set behind a pooler; {WITHOUT_POOLER}"
+NEEDS_ROLE = (
+    "this runs outside a transaction, where MIGRATE_ROLE, or the schema of a target, cannot be set behind a pooler; "
+    f"{WITHOUT_POOLER}"
+)
+OWNED_BY_ONE = (
+    "in which schema? The schema of the first target would own the extension, and no other target would find it: write "
+    "CREATE EXTENSION … SCHEMA public, and have it searched (MIGRATE_TARGET_PATH=public)"
+)
+EXTENSION_PLACED = re.compile(r"CREATE EXTENSION .*\bSCHEMA \S")
 ROLE_TEXT = "the role of a file without a transaction is MIGRATE_ROLE, for its journal too; remove this line"
 REFUSED_OUTSIDE = {
     re.compile(pattern): message
@@ -125,7 +133,8 @@ def examine(source: Source, contents: Contents, at: At) -> None:
             contents.problems.append(at(statement.start, message))
         if not contents.transactional:
             note_needs(statement, contents, at)
-        contents.note(statement, source)
+        if contents.note(statement, source) and not EXTENSION_PLACED.match(statement.text):
+            contents.owned_by_one.append(at(statement.start, OWNED_BY_ONE))
     if is_wrapped(control, contents):
         contents.wrapper = tuple(statement for _, statement in control)
         control = []

@@ -46,6 +46,8 @@ class Contents:
     """Problems of a file without a transaction where a pooler gives it no session of its own."""
     outside: list[Problem] = field(default_factory=list)
     """Problems of such a file where there is a role to take as well."""
+    owned_by_one: list[Problem] = field(default_factory=list)
+    """Problems of a file that is applied to many schemas: extensions without a schema of their own."""
     extensions: set[str] = field(default_factory=set)
     problems: list[Problem] = field(default_factory=list)
 
@@ -57,9 +59,14 @@ class Contents:
         if statement.data or last in self.copies or statement.start - last >= PIECE:
             self.pieces.append(statement.start)
 
-    def note(self, statement: Statement, source: Source) -> None:
-        """Keep the name of an extension that `statement` makes: the server must offer it. Leave out another setting."""
-        if match := EXTENSION.match(statement.text):
+    def note(self, statement: Statement, source: Source) -> bool:
+        """Tell whether `statement` makes an extension; keep its name, which the server must offer.
+
+        Leave out a setting that older servers do not know.
+        """
+        match = EXTENSION.match(statement.text)
+        if match:
             self.extensions.add(folded(statement.words[match[0].count(" ")]))
         if statement.words == TIMEOUT and UNLIMITED.fullmatch(source[statement.start : statement.end]):
             self.left_out.append((statement.start, statement.end))
+        return match is not None

@@ -10,7 +10,8 @@ import asyncpg
 
 from ..dial import Connection
 from ..errors import AccessRefused, HistoryConflict, Problem, SlipwayError
-from ..history import History, row_sql_values
+from ..history import History
+from ..migrations import row_sql_values
 from ..question import table_name
 from ..quote import quote_literal
 from ..run import Run

@@ -18,7 +18,7 @@ import asyncpg
 from tenacity import AsyncRetrying, RetryError, retry_if_result, stop_after_delay
 
 from ..config import Config
-from ..connect import ATTEMPT_TIMEOUT, close, connect, open_another, reconnect
+from ..connect import ATTEMPT_TIMEOUT, connect, open_another, reconnect, use
 from ..dial import Connection
 from ..driver_errors import BROKEN
 from ..errors import BadConfiguration, DatabaseUnavailable, Locked
@@ -180,7 +180,11 @@ async def lock(connection: Connection, config: Config, history: History, undone_
             "behind a connection pooler the migration lock needs a second connection, which run_migrations does not "
             "open; give it a pool that connects to Postgres directly"
         )
-    first: Connect = partial(use, connection, closes=may_connect)
+    keeps = config.shared and waiting.is_direct  # others use it afterwards
+
+    def first(first_query: Query) -> AbstractAsyncContextManager[tuple[Connection, str]]:
+        return use(connection, first_query, closes=lambda answer: may_connect and not (keeps and answer == LOCKED))
+
     again: Connect = partial(connect, config) if may_connect else first
     async with AsyncExitStack() as holding:
         polling = partial(waiting.poll, chain([first], repeat(again)), holding)
@@ -201,16 +205,6 @@ async def lock(connection: Connection, config: Config, history: History, undone_
         finally:  # a pool, or a pooler in session mode, keeps the session
             with suppress(*BROKEN):
                 await waiting.connection.execute(UNLOCK.format(key=waiting.key))
-
-
-@asynccontextmanager
-async def use(connection: Connection, first_query: Query, *, closes: bool) -> AsyncIterator[tuple[Connection, str]]:
-    """Ask `first_query` on a connection that is there, like `connect` on a new one."""
-    try:
-        yield connection, await first_query(connection)
-    finally:
-        if closes:
-            await close(connection)
 
 
 @asynccontextmanager

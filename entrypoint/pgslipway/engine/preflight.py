@@ -112,6 +112,7 @@ async def check_all(
     if missing:
         raise BadConfiguration(*missing)
     problems = [problem for job in jobs for problem in job.contents.problems]
+    problems += [problem for job in jobs if run.config.search_path for problem in job.contents.owned_by_one]
     versions = [job for job in jobs if not job.repeats]
     problems += disorder(run.migrations, [job.migration for job in versions])
     problems += misplaced(run.migrations, [job.migration for job in versions if job.contents.is_squash])
@@ -137,6 +138,8 @@ async def check_all(
 def refuse_what_needs_a_session(jobs: Sequence[Job]) -> None:
     """Raise BadConfiguration where a file without a transaction needs a session of its own."""
     problems = [problem for job in jobs for problem in job.contents.session_state]
-    problems += [problem for job in jobs if job.config.role for problem in job.contents.outside]
+    problems += [
+        problem for job in jobs if job.config.role or job.config.search_path for problem in job.contents.outside
+    ]
     if problems:
         raise BadConfiguration(*problems)

@@ -4,12 +4,13 @@ A file can drop them. The message that has one of them fails then (26000), at no
 again in three messages, which prepare them anew and execute none of them, as after every failure of that kind.
 """
 
-from functools import cache
+from functools import lru_cache
 from typing import NamedTuple
 
 import asyncpg
 
-from ..history import History, row_sql_values
+from ..history import History
+from ..migrations import row_sql_values
 from .leftovers import OURS, drop_prepared_sql, is_put_back_sql, keeps_prepared
 from .lock import Held
 from .lock_sql import lock_key
@@ -18,6 +19,8 @@ from .sending import Job, settings_sql
 from .undo import forget_sql, verify_gone_sql
 
 RECORD, VERIFY, SETTINGS, END = OURS
+MOST_TABLES = 64
+"""The tables whose SQL is kept: a run over many targets has one for each."""
 OPENING = 80
 """More characters than come before `tables_sql` in the message that prepares, besides the role."""
 
@@ -69,7 +72,7 @@ def prepare_sql(held: Held, job: Job) -> str:
         PREPARE {SETTINGS} AS {settings_sql(job.config, "LOCAL")}; PREPARE {END} AS {end_sql(held, job)};"""
 
 
-@cache
+@lru_cache(MOST_TABLES)
 def tables_sql(history: History) -> str:
     """Return SQL that prepares the statements that name a table."""
     return f"""
@@ -77,7 +80,7 @@ def tables_sql(history: History) -> str:
         PREPARE {VERIFY} (bigint) AS {history.verify_sql("$1")};"""
 
 
-@cache
+@lru_cache(MOST_TABLES)
 def width_of(history: History) -> int:
     """Return where the table is named last in the message that prepares, or farther on.
 

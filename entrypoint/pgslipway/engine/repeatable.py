@@ -162,7 +162,7 @@ class Texts(History):
 
 def texts_of(history: History) -> Texts:
     """Return the table of the texts beside a history."""
-    return Texts(history.schema, history.table, history.role)
+    return Texts(history.schema, history.table, history.role, history.search_path)
 
 
 def last_of(one: Repeatable, texts: Iterable[Text]) -> Text | None:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -96,8 +97,9 @@ class Job:
 
 
 def settings(config: Config) -> dict[str, str]:
-    """Return our settings for whatever a file sends."""
+    """Return our settings for whatever a file sends; the schema of a target alone is searched."""
     return {
+        **({"search_path": config.search_path} if config.search_path else {}),
         "client_connection_check_interval": ORPHAN_CHECK,
         "standard_conforming_strings": "on",
         "lock_timeout": str(milliseconds(config.ddl_lock_timeout)),
@@ -254,11 +256,12 @@ async def rolled_back_on_failure(connection: Connection, name: str) -> AsyncIter
 @contextmanager
 def notices(connection: Connection, job: Job) -> Iterator[None]:
     """Log the notices and warnings of the file's statements in the block."""
+    context = copy_context()  # the driver calls from that of whoever opened the connection
 
     def log(_: object, notice: asyncpg.PostgresLogMessage) -> None:
         level = logging.WARNING if notice.severity_en == "WARNING" else logging.INFO
         message = job.mask(notice.message or "")
-        logger.log(level, "%s: %s: %s", job.filename, (notice.severity_en or "").lower(), message)
+        context.run(logger.log, level, "%s: %s: %s", job.filename, (notice.severity_en or "").lower(), message)
 
     connection.add_log_listener(log)
     try:

@@ -14,7 +14,7 @@ from functools import partial
 
 from ..errors import BadConfiguration, Busy, HalfDone, MigrationFailed, NotInTransaction, Problem, StartOver
 from ..files import Source
-from ..history import row_sql_values
+from ..migrations import row_sql_values
 from ..quote import milliseconds
 from .check import EXTENSION_UPDATE, NEEDS_ROLE, OUTSIDE
 from .commits import MAY_COMMIT, commits_inside, has_committed, transaction_number
@@ -150,7 +150,7 @@ class SteppedFile:
         """Run a statement on its own, in flight in the journal meanwhile."""
         refuse_values(self.job, step)
         session, rule = self.session, rule_for(step.statement)
-        if not session.held.is_direct and self.job.history.role:
+        if not session.held.is_direct and (self.job.history.role or self.job.config.search_path):
             raise BadConfiguration(excerpt(self.job.filename, self.source, step.statement.start, NEEDS_ROLE))
         await session.held.give_up_theirs()  # whoever waits for it has a snapshot, for which this may wait in turn
         entry = replace(step.entry(self.job.migration.version), statement=self.text_of(step))

@@ -64,15 +64,22 @@ class Table:
 
 
 async def has_like(history: History, connection: Connection) -> bool:
-    """Tell in one round trip whether there is a table, besides ours, that has the name of some tool's."""
+    """Tell in one round trip whether there is a table, besides ours, that has the name of some tool's.
+
+    It is looked for in all schemas; where ours is a target, in it alone.
+    """
     names = ", ".join(map(quote_literal, NAMES))
     ours = f"pg_catalog.to_regclass({quote_literal(history.name)})"
     query = f"SELECT FROM pg_catalog.pg_class WHERE relname IN ({names}) AND oid IS DISTINCT FROM {ours}"
+    if history.search_path:
+        query += f" AND relnamespace = pg_catalog.to_regnamespace({quote_literal(quote_name(history.schema))})"
     return await connection.execute(f"{history.look_sql} {query}") != "SELECT 0"
 
 
-async def tables_like(connection: Connection, relation: str, tool: Tool | None = None) -> list[Table]:
+async def tables_like(history: History, connection: Connection, relation: str, tool: Tool | None = None) -> list[Table]:
     """Return the tables that may be some tool's; for a `tool` with a given table, all tables that look like it.
+
+    Where the schema of the history is a target, they are in it alone.
 
     A name that somebody gave may be misspelt, and then nothing else tells that the tool was at work. Raises
     BadConfiguration for what is no name, AccessRefused where the role may not look.
@@ -90,6 +97,7 @@ async def tables_like(connection: Connection, relation: str, tool: Tool | None =
             row["readable"], dict(zip(row["columns"], row["types"], strict=True)),
         )
         for row in rows
+        if not history.search_path or row["schema"] == history.schema
     ]  # fmt: skip
 
 

@@ -44,7 +44,7 @@ async def refuse_foreign(
             return
         if tool:
             await refuse_misfit(run, history, connection, tool, relation)
-        settings = settings_for(run.migrations, history, await tables_like(connection, ""))
+        settings = settings_for(run.migrations, history, await tables_like(history, connection, ""))
     if settings:
         raise HistoryConflict(
             f"{history.name} is not pgslipway's: {reason}; it was left alone. {settings[0]}; docs/moving.md says more"

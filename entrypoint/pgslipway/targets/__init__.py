@@ -1,0 +1,1 @@
+"""What a run over many schemas or databases loads."""

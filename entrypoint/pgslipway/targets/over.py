@@ -1,0 +1,87 @@
+"""The state of a run over many targets."""
+
+from collections.abc import Iterable
+
+from ..config import Config
+from ..connect import connect
+from ..dial import Connection
+from ..errors import FilesChanged
+from ..request import Request
+from ..run import Run, run_of
+from .each import Each
+from .looks import Looks
+from .names import Target
+from .progress import shown
+from .rollout import Rollout, Work
+from .source import read, refuse_missing
+from .tally import Tally
+
+
+class Over:
+    """One command over many targets."""
+
+    def __init__(self, request: Request) -> None:
+        """Take the settings. Raises BadConfiguration where they do not go together, BadMigrations."""
+        self.request = request
+        self.config = request.config
+        self.each = Each(request.config)
+        self.run = run_of(self.each.base, [])
+        """The files, which are the same for all."""
+        self.tally = Tally(request.targets)
+
+    @property
+    def has_schemas(self) -> bool:
+        """Tell whether the targets are schemas."""
+        return self.config.target_kind == "schema"
+
+    @property
+    def share(self) -> str:
+        """The end of the last line, which says whose share of the targets it was."""
+        return f"; shard {self.config.completion_index} of {self.config.shards}" if self.config.shards else ""
+
+    async def targets(self) -> list[Target]:
+        """Return the targets of this pod. Raises BadConfiguration for an empty list, and schemas that are not there."""
+
+        async def find(connection: Connection) -> list[Target]:
+            targets = await read(self.config, connection)
+            if self.has_schemas:
+                await refuse_missing(connection, targets)
+            return targets
+
+        if not self.has_schemas and self.config.targets is not None:
+            return await read(self.config, None)
+        async with connect(self.each.base, find) as (_, targets):
+            return targets
+
+    async def pending(self, role: str | None) -> list[Target]:
+        """Return the targets that may have something to do; the others are counted. Raises as `targets` does."""
+        looks = Looks(self.each, self.run, self.tally, role=role)
+
+        async def find(connection: Connection) -> list[Target]:
+            return await looks.schemas(connection, await read(self.config, connection))
+
+        if not self.has_schemas:
+            return await looks.databases(await self.targets())
+        async with connect(self.each.base, find) as (_, pending):
+            return pending
+
+    async def go(self, targets: Iterable[Target], work: Work) -> None:
+        """Do the work on every target, by the rules of the rollout."""
+        async with shown(self.tally, self.request.options.command):
+            await Rollout(self.config, targets, work, self.tally).run()
+
+    def run_over(self, config: Config) -> Run:
+        """Return the run over one target, with the files as they are now. Raises FilesChanged if they keep changing."""
+        try:
+            self.run.refuse_changed()
+        except FilesChanged as error:
+            self.run.start_over(error)
+        run = Run(config, self.run.migrations, repeatable=self.run.repeatable)
+        run.folder = self.run.folder
+        return run
+
+    def note(self, applied: Iterable[str]) -> None:
+        """Note the files that were applied to a target: each name once, and how many they were."""
+        names = [*applied]
+        self.tally.applied += len(names)
+        self.request.applied += [name for name in names if name not in self.request.applied]

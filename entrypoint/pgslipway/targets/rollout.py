@@ -1,0 +1,91 @@
+"""The order of a run over many: canaries one after the other, then several at a time, until too many have failed."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeAlias
+
+import asyncpg
+
+from ..config import Config
+from ..errors import DatabaseUnavailable, Locked, SlipwayError
+from ..log import TARGET
+from ..words import count
+from .names import Target
+from .tally import Tally
+
+logger = logging.getLogger(__name__)
+
+Work: TypeAlias = Callable[[Target, bool], Awaitable[bool]]
+"""Works on one target, and tells whether that changed anything. Told not to wait, it raises Locked at once."""
+
+
+class Rollout:
+    """The targets that are still to be begun, and the rules by which they are."""
+
+    def __init__(self, config: Config, targets: Iterable[Target], work: Work, tally: Tally) -> None:
+        self.config = config
+        self.work = work
+        self.tally = tally
+        self.left = deque(targets)
+        self.later: deque[Target] = deque()
+        """Those at which another run is at work: it does them, and we look again when all others are done."""
+        self.workers = 0
+
+    async def run(self) -> None:
+        """Begin every target, unless too many have failed; those at work end in peace. Cancelling cancels them all."""
+        for _ in range(self.config.canaries):
+            await self.begin(is_canary=True)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(self.config.parallel, len(self.left) + len(self.later))):
+                group.create_task(self.go_on())
+        if left := len(self.left) + len(self.later):
+            limit = self.config.max_failures
+            logger.error("no further target is begun after more than MIGRATE_MAX_FAILURES=%d; %d left", limit, left)
+
+    async def go_on(self) -> None:
+        """Work on one target after the other."""
+        self.workers += 1
+        while await self.begin():
+            pass
+        self.workers -= 1
+
+    async def begin(self, *, is_canary: bool = False) -> bool:
+        """Work on the next target; False where there is none, and where another worker has to do it instead."""
+        if len(self.tally.failures) > self.config.max_failures or not (self.left or self.later):
+            return False
+        is_last_look = not self.left
+        target = self.later.popleft() if is_last_look else self.left.popleft()
+        token = TARGET.set(target.name)
+        try:
+            self.tally.succeed(changed=await self.work(target, is_canary or is_last_look))
+        except asyncio.CancelledError:
+            self.tally.stop()
+            raise
+        except Exception as error:  # noqa: BLE001  # a bug, too, leaves those at work in peace
+            return self.failed(target, error, has_waited=is_canary or is_last_look)
+        finally:
+            TARGET.reset(token)
+        return True
+
+    def failed(self, target: Target, error: Exception, *, has_waited: bool) -> bool:
+        """Note a failure, or put the target back; False where the server has no place for this worker's connection."""
+        if isinstance(error, Locked) and not has_waited:
+            self.later.append(target)
+            return True
+        if is_crowded(error) and self.workers > 1:
+            self.left.appendleft(target)
+            logger.warning("%s at a time from now on: %s", count(self.workers - 1, "target"), error)
+            return False
+        if isinstance(error, SlipwayError):
+            logger.error("%s", error, extra={"exit_code": error.exit_code, "result": error.result})
+        else:
+            logger.error("a bug in pgslipway; please report it with this traceback", exc_info=error)
+        self.tally.fail(target.name, error)
+        return True
+
+
+def is_crowded(error: Exception) -> bool:
+    """Tell whether the server had no place for one more connection."""
+    return isinstance(error, DatabaseUnavailable) and isinstance(error.__cause__, asyncpg.TooManyConnectionsError)

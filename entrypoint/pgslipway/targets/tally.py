@@ -1,0 +1,123 @@
+"""How many targets ended in which way, and what that means for the whole run."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from ..errors import INTERNAL_ERROR, Problem, SlipwayError, Stopped, TargetsToMend, TargetsToRetry
+from ..words import count, few
+
+logger = logging.getLogger(__name__)
+
+FIRST_OF_A_PERSON = 20
+"""The first exit code that needs a person."""
+MOST_TOLD = 10
+"""Failures that are told once more at the end; each was logged when it happened."""
+MOST_NAMES = 1024
+"""Characters of the names in the outcome, whose other parts have to fit into the same 4 KiB."""
+KINDS = {kind.exit_code: kind for kind in SlipwayError.__subclasses__() if kind is not Stopped}
+"""The failure of each exit code."""
+
+
+class Failure:
+    """Why one target failed: no more than a message needs, since there may be thousands."""
+
+    __slots__ = ("bug", "exit_code", "problem", "result", "target")
+
+    def __init__(self, target: str, error: Exception) -> None:
+        self.target = target
+        self.exit_code = getattr(error, "exit_code", INTERNAL_ERROR)
+        self.result = getattr(error, "result", "internal error")
+        self.bug = None if isinstance(error, SlipwayError) else error
+        self.problem = error.problems[0] if isinstance(error, SlipwayError) else Problem(repr(error))
+        self.problem.target = target
+
+
+class Tally:
+    """The count of a run over many; `report` has it for the outcome at any moment, a signal's too."""
+
+    def __init__(self, report: dict[str, Any]) -> None:
+        self.report = report
+        self.total = self.up_to_date = self.migrated = self.stopped = 0
+        self.applied = 0
+        """How many files were applied, in all targets."""
+        self.failures: list[Failure] = []
+        self.tell()
+
+    @property
+    def done(self) -> int:
+        """How many targets have ended, in whichever way."""
+        return self.up_to_date + self.migrated + self.stopped + len(self.failures)
+
+    def begin(self, total: int) -> None:
+        """Note how many targets there are."""
+        self.total = total
+        self.tell()
+
+    def succeed(self, number: int = 1, *, changed: bool = False) -> None:
+        """Count targets that have everything now, and whether that took anything."""
+        if changed:
+            self.migrated += number
+        else:
+            self.up_to_date += number
+        self.tell()
+
+    def fail(self, target: str, error: Exception) -> None:
+        """Count a target that failed."""
+        self.failures.append(Failure(target, error))
+        self.tell()
+
+    def stop(self) -> None:
+        """Count a target that was cancelled."""
+        self.stopped += 1
+        self.tell()
+
+    def tell(self) -> None:
+        """Bring the report up to now."""
+        self.report.update(
+            total=self.total, up_to_date=self.up_to_date, migrated=self.migrated, failed=len(self.failures),
+            stopped=self.stopped, not_begun=self.total - self.done, applied=self.applied, failures=self.names,
+        )  # fmt: skip
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the targets that failed, as many as the outcome has place for."""
+        length, names = 0, []
+        for failure in self.failures:
+            if (length := length + len(failure.target) + 4) > MOST_NAMES:
+                break
+            names.append(failure.target)
+        return names
+
+    def result(self) -> str:
+        """Return the last line of a run without a failure. Raises the failure that stands for all of them."""
+        if not self.failures:
+            return ", ".join(self.counted())
+        bug = self.failures[0].bug
+        raise bug if bug and all(failure.bug for failure in self.failures) else self.verdict()
+
+    def verdict(self) -> SlipwayError:
+        """Return the failure that stands for all: of their kind where they agree, else by whether all can heal."""
+        codes = {failure.exit_code for failure in self.failures}
+        kind: type[SlipwayError] = TargetsToMend if max(codes) >= FIRST_OF_A_PERSON else TargetsToRetry
+        if len(codes) == 1:
+            kind = KINDS[min(codes)]
+        return kind(*self.problems())
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield what came of all targets in one problem, and then the first one of each target that failed."""
+        by_kind: dict[str, list[str]] = {}
+        for failure in self.failures:
+            by_kind.setdefault(f"{failure.exit_code} {failure.result}", []).append(failure.target)
+        ends = "; ".join(f"{kind}: {few(names)}" for kind, names in by_kind.items())
+        number = f"{len(self.failures)} of {count(self.total, 'target')}"
+        yield Problem(f"{number} failed ({ends}); {', '.join(self.counted())}")
+        yield from (failure.problem for failure in self.failures[:MOST_TOLD])
+
+    def counted(self) -> list[str]:
+        """Return how many targets ended without a failure, and how many were not begun."""
+        ends = [f"{count(self.migrated, 'target')} migrated ({count(self.applied, 'file')})"] if self.migrated else []
+        ends += [f"{self.up_to_date} up to date"] if self.up_to_date or not ends else []
+        ends += [f"{self.stopped} stopped"] if self.stopped else []
+        left = self.total - self.done
+        return [*ends, f"{left} not begun"] if left else ends
