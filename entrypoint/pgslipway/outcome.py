@@ -51,7 +51,8 @@ class Outcome:
     @property
     def kept(self) -> str:
         """The files that were applied before a failure and stay."""
-        return f"applied in this run and kept: {few(self.applied)}" if self.applied else ""
+        is_told = self.applied and not self.targets  # of many targets, each has its own
+        return f"applied in this run and kept: {few(self.applied)}" if is_told else ""
 
     def to_json(self, limit: int = TERMINATION_BYTES) -> bytes:
         """Return the outcome as one JSON object of at most `limit` bytes; long parts are cut, and say so."""

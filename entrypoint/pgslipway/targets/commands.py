@@ -42,7 +42,7 @@ async def up(over: Over) -> str:
     """Bring every target up to date: canaries, then several at a time, until too many have failed."""
     pending = await over.pending(over.config.role)
     await over.go(pending, partial(bring_up, over))
-    return over.tally.result() + over.share
+    return over.up_to_date()
 
 
 async def bring_up(over: Over, target: Target, waits: bool) -> bool:
@@ -69,7 +69,7 @@ async def wait_for_all(over: Over) -> str:
 
     over.config = over.config.but(canaries=0)
     await over.go(pending, wait_for)
-    return over.tally.result() + over.share
+    return over.up_to_date()
 
 
 async def choose(over: Over) -> None:

@@ -7,7 +7,7 @@ from ..connect import connect
 from ..dial import Connection
 from ..errors import FilesChanged
 from ..request import Request
-from ..run import Run, run_of
+from ..run import Run, newest_of, run_of
 from .each import Each
 from .looks import Looks
 from .names import Target
@@ -36,8 +36,13 @@ class Over:
 
     @property
     def share(self) -> str:
-        """The end of the last line, which says whose share of the targets it was."""
-        return f"; shard {self.config.completion_index} of {self.config.shards}" if self.config.shards else ""
+        """The end of the last line, which says which share of the targets it was."""
+        index = f"JOB_COMPLETION_INDEX={self.config.completion_index} of MIGRATE_SHARDS={self.config.shards}"
+        return f"; {index}" if self.config.shards else ""
+
+    def up_to_date(self) -> str:
+        """Return the last line of a run after which all targets are up to date. Raises as `Tally.result` does."""
+        return f"up to date: {self.tally.result()}; {newest_of(self.run)}{self.share}"
 
     async def targets(self) -> list[Target]:
         """Return the targets of this pod. Raises BadConfiguration for an empty list, and schemas that are not there."""

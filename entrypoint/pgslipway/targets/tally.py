@@ -92,7 +92,7 @@ class Tally:
     def result(self) -> str:
         """Return the last line of a run without a failure. Raises the failure that stands for all of them."""
         if not self.failures:
-            return ", ".join(self.counted())
+            return f"{count(self.total, 'target')}: {', '.join(self.counted())}"
         bug = self.failures[0].bug
         raise bug if bug and all(failure.bug for failure in self.failures) else self.verdict()
 
@@ -116,7 +116,7 @@ class Tally:
 
     def counted(self) -> list[str]:
         """Return how many targets ended without a failure, and how many were not begun."""
-        ends = [f"{count(self.migrated, 'target')} migrated ({count(self.applied, 'file')})"] if self.migrated else []
+        ends = [f"{self.migrated} migrated ({count(self.applied, 'file')})"] if self.migrated else []
         ends += [f"{self.up_to_date} up to date"] if self.up_to_date or not ends else []
         ends += [f"{self.stopped} stopped"] if self.stopped else []
         left = self.total - self.done
