@@ -2,12 +2,15 @@
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
+    from typing import Any
 
     import asyncpg
 
-__all__ = ["run_migrations"]
+    from .targets.api import TargetResult
+
+__all__ = ["run_migrations", "run_targets"]
 __version__ = "1.0.0"
 
 
@@ -50,3 +53,19 @@ async def run_migrations(
     except ValueError as error:
         raise BadConfiguration(str(error)) from error
     return await run_on_pool(pool, run_of(config, []))
+
+
+async def run_targets(
+    pool: "asyncpg.Pool[asyncpg.Record]", migrations_dir: "str | Path", targets: "Iterable[str]", **settings: "Any"
+) -> "list[TargetResult]":
+    """Apply the pending migrations in `migrations_dir` to each schema of `targets`; return a result for each.
+
+    A result has the `target`, its `state` ("up to date", "migrated", "failed" or "not begun"), the filenames newly
+    `applied`, and the `error`. Each schema has its own history and lock, and is alone in the search path. Settings are
+    the keywords of `run_migrations` but `schema`, and `parallel`, `canaries`, `max_failures` and `target_path`; as many
+    connections of the pool are used as targets are worked on at a time. Raises BadConfiguration and BadMigrations for
+    what is wrong before the first target is begun; cancelling rolls all running files back.
+    """
+    from .targets.api import run_on_targets
+
+    return await run_on_targets(pool, migrations_dir, targets, settings)

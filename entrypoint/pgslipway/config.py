@@ -114,6 +114,11 @@ def may_have_variables(source: "bytes | mmap", layout: str) -> bool:
     return b"variables:" in source.lower() or (layout == "flyway" and b"${" in source)
 
 
+OF_TARGETS = {"target_kind", "target_path", "parallel", "canaries", "max_failures", "shards"}
+"""The settings that go with targets."""
+LONELY = "{} goes with MIGRATE_TARGETS or MIGRATE_TARGETS_QUERY, and neither is set, or it is empty"
+
+
 class Config:
     """All settings, not changed once made. Durations are seconds, 0 for no limit."""
 
@@ -205,6 +210,8 @@ def from_environ(
             problems.append(str(problem))
     if "targets" not in values and environ.get("MIGRATE_TARGETS_FILE"):
         values["targets"] = ""  # an empty file is an empty list
+    if values.keys().isdisjoint({"targets", "targets_query"}):
+        problems += [LONELY.format(f"MIGRATE_{name.upper()}") for name in values if name in OF_TARGETS]
     location = Location(dict(environ)) if needs_database else None
     return Config(
         **values,

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from typing import TypeVar
 
 import asyncpg
 
@@ -12,6 +13,8 @@ from .engine.sending import own_sql
 from .errors import BadConfiguration, DatabaseUnavailable, SlipwayError
 from .run import Run
 from .up import bring_up_to_date
+
+Answer = TypeVar("Answer")
 
 HAS_OTHER_ROLE = "SELECT 1 WHERE current_user <> session_user"
 
@@ -32,8 +35,8 @@ async def run_on_pool(pool: "asyncpg.Pool[asyncpg.Record]", run: Run) -> list[st
 
 @asynccontextmanager
 async def acquire(
-    pool: "asyncpg.Pool[asyncpg.Record]", run: Run, first_query: Callable[[Connection], Awaitable[bool]]
-) -> AsyncIterator[tuple[Connection, bool]]:
+    pool: "asyncpg.Pool[asyncpg.Record]", run: Run, first_query: Callable[[Connection], Awaitable[Answer]]
+) -> AsyncIterator[tuple[Connection, Answer]]:
     """Ask `first_query` on a connection of the pool, like `connect` on a new one.
 
     After a failure that connection is given up, and the pool opens another in its place: a CREATE EXTENSION
@@ -47,9 +50,9 @@ async def acquire(
     connection: Connection = proxy  # type: ignore[assignment]  # it has the same methods
     try:
         async with own_sql(run.history):
-            if not (is_current := await first_query(connection)):
+            if not (answer := await first_query(connection)):
                 await refuse_other_role(connection)
-        yield connection, is_current
+        yield connection, answer
     except BaseException:
         with suppress(asyncpg.InterfaceError):  # the driver may have given it up before us
             connection.terminate()

@@ -87,6 +87,8 @@ def requested(arguments: Sequence[str], environ: Mapping[str, str], waited: floa
         defaults=DEFAULTS.get(options.command),
         needs_database=options.command not in WITHOUT_DATABASE,
     )
+    if options.target is not None and not settings.has_targets:
+        raise BadConfiguration("--target goes with MIGRATE_TARGETS or MIGRATE_TARGETS_QUERY, and neither is set")
     if settings.location:
         settings.location.waited = waited
     return Request(settings, options)

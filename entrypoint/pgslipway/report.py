@@ -30,6 +30,7 @@ def finish(outcome: "Outcome", config: "Config", log: "Log") -> int:
         "exit_code": outcome.exit_code,
         "result": outcome.result,
         "seconds": round(outcome.seconds, 3),
+        **({"targets": outcome.targets} if outcome.targets else {}),
     }
     log("error" if outcome.exit_code else "info", outcome.text, fields)
     if outcome.exit_code:

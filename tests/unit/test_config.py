@@ -35,6 +35,14 @@ VALUES: dict[str, tuple[str, object]] = {
     "MIGRATE_EDITED": ("warn", "warn"),
     "MIGRATE_ADOPT": ("goose:ops.goose_db_version", "goose:ops.goose_db_version"),
     "MIGRATE_CREATE_DATABASE": ("yes", "yes"),
+    "MIGRATE_TARGETS": ("a b", "a b"),
+    "MIGRATE_TARGETS_QUERY": ("SELECT 1", "SELECT 1"),
+    "MIGRATE_TARGET_KIND": ("url", "url"),
+    "MIGRATE_TARGET_PATH": ("public", "public"),
+    "MIGRATE_PARALLEL": ("1000", 1000),
+    "MIGRATE_CANARIES": ("0", 0),
+    "MIGRATE_MAX_FAILURES": ("7", 7),
+    "MIGRATE_SHARDS": ("4", 4),
     "MIGRATE_LOG_FORMAT": ("json", "json"),
     "MIGRATE_TERMINATION_LOG": ("/tmp/log", "/tmp/log"),
 }
@@ -55,6 +63,14 @@ DEFAULTS = {
     "MIGRATE_EDITED": "refuse",
     "MIGRATE_ADOPT": None,
     "MIGRATE_CREATE_DATABASE": "no",
+    "MIGRATE_TARGETS": None,
+    "MIGRATE_TARGETS_QUERY": None,
+    "MIGRATE_TARGET_KIND": "schema",
+    "MIGRATE_TARGET_PATH": None,
+    "MIGRATE_PARALLEL": 4,
+    "MIGRATE_CANARIES": 1,
+    "MIGRATE_MAX_FAILURES": 0,
+    "MIGRATE_SHARDS": None,
     "MIGRATE_LOG_FORMAT": "auto",
     "MIGRATE_TERMINATION_LOG": None,
 }
@@ -74,6 +90,11 @@ MALFORMED = {
     "MIGRATE_EDITED": "allow",
     "MIGRATE_ADOPT": "gooze",
     "MIGRATE_CREATE_DATABASE": "true",
+    "MIGRATE_TARGET_KIND": "table",
+    "MIGRATE_PARALLEL": "0",
+    "MIGRATE_CANARIES": "-1",
+    "MIGRATE_MAX_FAILURES": "10000000",
+    "MIGRATE_SHARDS": "two",
     "MIGRATE_LOG_FORMAT": "xml",
 }
 EXPECTED = """\
@@ -95,7 +116,14 @@ MIGRATE_EDITED: expected refuse or warn, not 'allow'
 MIGRATE_ADOPT: expected none, baseline:VERSION@RELATION or one of golang-migrate, goose, dbmate, flyway, sqlx, prisma, \
 drizzle, diesel, refinery, tern, supabase, not 'gooze'
 MIGRATE_CREATE_DATABASE: expected no or yes, not 'true'
+MIGRATE_TARGET_KIND: expected schema or database or url, not 'table'
+MIGRATE_PARALLEL: expected a whole number from 1 to 1000, not '0'
+MIGRATE_CANARIES: expected a whole number from 0 to 1000000, not '-1'
+MIGRATE_MAX_FAILURES: expected a whole number from 0 to 1000000, not '10000000'
+MIGRATE_SHARDS: expected a whole number from 1 to 100000, not 'two'
 MIGRATE_LOG_FORMAT: expected auto or text or json, not 'xml'"""
+WITH_TARGETS = {"MIGRATE_TARGETS": "a"}
+"""Some settings mean nothing without."""
 URL = "postgresql://bob:secret@db:5433/shop"
 
 
@@ -122,7 +150,7 @@ def test_setting_that_is_not_given_has_its_default(environ: dict[str, str]) -> N
 @pytest.mark.parametrize(("variable", "text", "value"), [(name, *pair) for name, pair in VALUES.items()], ids=VALUES)
 class TestSetting:
     def test_is_read_from_the_environment(self, variable: str, text: str, value: object) -> None:
-        config = from_environ({variable: text}, {})
+        config = from_environ({**WITH_TARGETS, variable: text}, {})
 
         assert (value_of(config, variable), config.problems) == (value, ())
 
@@ -130,12 +158,12 @@ class TestSetting:
     def test_is_read_from_a_file(self, tmp_path: Path, variable: str, text: str, value: object, end: str) -> None:
         (tmp_path / "value").write_bytes(f"{text}{end}".encode())
 
-        config = from_environ({f"{variable}_FILE": str(tmp_path / "value"), variable: ""}, {})
+        config = from_environ({**WITH_TARGETS, f"{variable}_FILE": str(tmp_path / "value"), variable: ""}, {})
 
         assert (value_of(config, variable), config.problems) == (value, ())
 
     def test_flag_wins(self, variable: str, text: str, value: object) -> None:
-        config = from_environ({variable: MALFORMED.get(variable, "/other")}, {variable: text})
+        config = from_environ({**WITH_TARGETS, variable: MALFORMED.get(variable, "/other")}, {variable: text})
 
         assert (value_of(config, variable), config.problems) == (value, ())
 
@@ -149,9 +177,32 @@ class TestSetting:
 def test_setting_that_is_given_twice_is_refused(tmp_path: Path, variable: str) -> None:
     (tmp_path / "value").write_text("x")
 
-    config = from_environ({variable: "x", f"{variable}_FILE": str(tmp_path / "value")}, {})
+    config = from_environ({**WITH_TARGETS, variable: "x", f"{variable}_FILE": str(tmp_path / "value")}, {})
 
     assert config.problems == (f"{variable} and {variable}_FILE are both set; keep one of them",)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("MIGRATE_TARGET_KIND", "database"), ("MIGRATE_TARGET_PATH", "public"), ("MIGRATE_PARALLEL", "2"),
+        ("MIGRATE_CANARIES", "2"), ("MIGRATE_MAX_FAILURES", "2"), ("MIGRATE_SHARDS", "2"),
+    ],
+)  # fmt: skip
+def test_setting_of_targets_is_refused_without_targets(variable: str, text: str) -> None:
+    config = from_environ({variable: text, "MIGRATE_TARGETS": ""}, {})
+
+    assert config.problems == (
+        f"{variable} goes with MIGRATE_TARGETS or MIGRATE_TARGETS_QUERY, and neither is set, or it is empty",
+    )
+
+
+def test_file_without_targets_is_an_empty_list(tmp_path: Path) -> None:
+    (tmp_path / "targets").write_text("\n")
+
+    config = from_environ({"MIGRATE_TARGETS_FILE": str(tmp_path / "targets")}, {})
+
+    assert (config.has_targets, config.targets) == (True, "")
 
 
 def test_every_malformed_setting_is_named_at_once(folder: Folder, slipway: Slipway) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from conftest import Slipway
 
 README = ROOT / "README.md"
-CAN_HEAL = {"DatabaseUnavailable", "Locked", "TableBusy", "ConnectionLost", "NotYet"}
+CAN_HEAL = {"DatabaseUnavailable", "Locked", "TableBusy", "ConnectionLost", "NotYet", "TargetsToRetry"}
 FAILURES = [error for error in SlipwayError.__subclasses__() if error is not Stopped]
 
 

@@ -20,12 +20,13 @@ HOUSE = Path(pgslipway.__file__).parent
 MODULES = {
     ".".join(path.relative_to(HOUSE).with_suffix("").parts): ast.parse(path.read_text()) for path in HOUSE.rglob("*.py")
 }
-FLOORS = [["__main__", "__init__"], ["program", "glance"], ["cli"], ["up", "wait", "pool"], ["engine"]]
+FLOORS = [["__main__", "__init__"], ["program", "glance"], ["targets"], ["cli"], ["up", "wait", "pool"], ["engine"]]
 """From the top; all other modules are the base. An import goes to the same floor or to a lower one."""
 LAZY = {
     ("__main__", "glance"), ("__main__", "program"),
     ("glance", "errors"), ("glance", "files"), ("glance", "question"), ("wire", "scram"),
-    ("program", "cli.arguments"), ("program", "cli.commands"),
+    ("program", "cli.arguments"), ("program", "cli.commands"), ("program", "targets.commands"),
+    ("targets.commands", "targets.typed"), ("targets.each", "engine.tools"),
     ("up", "engine.adopt"), ("up", "engine.apply"), ("up", "engine.lock"), ("up", "engine.plan"),
     ("up", "engine.preflight"), ("up", "engine.repeatable"), ("up", "engine.sending"), ("up", "engine.their_lock"),
     ("wait", "engine.adopt"), ("wait", "engine.plan"), ("wait", "engine.repeatable"), ("wait", "engine.their_lock"),
@@ -35,6 +36,7 @@ LAZY = {
     ("cli.rehearse", "cli.rehearsal.course"),
     ("program", "wait"), ("report", "github"), ("connect", "create"), ("connect", "retry"),
     ("libpq", "passfile"), ("libpq", "parameters"),
+    ("__init__", "targets.api"),
     ("__init__", "config"), ("__init__", "errors"), ("__init__", "pool"), ("__init__", "run"),
 }  # fmt: skip
 """The only imports inside of functions: the edges that keep a start with nothing to do cheap."""

@@ -113,9 +113,9 @@ def settings_sql(config: Config, scope: str, watch: Watch | None = None) -> str:
     if scope == "LOCAL":  # for each file, so in one query
         ours = set_sql({**LIFTED, **settings(config)}, scope)
     else:
-        ours = "; ".join(
-            [set_sql(LIFTED, scope), *(f"SET {scope} {one} = '{v}'" for one, v in settings(config).items())]
-        )
+        each = [f"{name} = '{value}'" for name, value in settings(config).items() if name != "search_path"]
+        each += [f"search_path = {config.search_path}"] if config.search_path else []  # names, and no text
+        ours = "; ".join([set_sql(LIFTED, scope), *(f"SET {scope} {one}" for one in each)])
     return f"{ours}; {longer}" if longer else ours
 
 

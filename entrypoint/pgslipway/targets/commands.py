@@ -11,10 +11,8 @@ from ..request import Request
 from ..up import bring_up_to_date
 from ..wait import wait
 from .names import Target
-from .over import Over
+from .over import SOON, Over
 
-SOON = 0.001
-"""Seconds for which a target is waited for that another run is at work on, as long as there are others."""
 LAST_LOOK = 0.25
 """Seconds that `wait` gives a target at least."""
 
@@ -64,7 +62,7 @@ async def wait_for_all(over: Over) -> str:
 
     async def wait_for(target: Target, _: bool) -> bool:
         left = max(LAST_LOOK, deadline - loop.time())
-        await wait(over.each.of(target).but(wait_timeout=left if left < inf else 0.0))
+        await wait(over.each.of(target).but(wait_timeout=round(left, 1) if left < inf else 0.0))
         return False
 
     over.config = over.config.but(canaries=0)

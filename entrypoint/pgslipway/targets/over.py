@@ -16,6 +16,9 @@ from .rollout import Rollout, Work
 from .source import read, refuse_missing
 from .tally import Tally
 
+SOON = 0.001
+"""Seconds for which a target is waited for that another run is at work on, as long as there are others."""
+
 
 class Over:
     """One command over many targets."""
@@ -66,7 +69,9 @@ class Over:
             return await looks.schemas(connection, await read(self.config, connection))
 
         if not self.has_schemas:
-            return await looks.databases(await self.targets())
+            targets = await self.targets()
+            async with shown(self.tally, "look"):
+                return await looks.databases(targets)
         async with connect(self.each.base, find) as (_, pending):
             return pending
 

@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 Work: TypeAlias = Callable[[Target, bool], Awaitable[bool]]
 """Works on one target, and tells whether that changed anything. Told not to wait, it raises Locked at once."""
 
+MOST_TOLD = 100
+"""Failures that are remembered, so that the same one is not told again in full."""
+
 
 class Rollout:
     """The targets that are still to be begun, and the rules by which they are."""
@@ -32,6 +35,8 @@ class Rollout:
         self.later: deque[Target] = deque()
         """Those at which another run is at work: it does them, and we look again when all others are done."""
         self.workers = 0
+        self.told: dict[str, str] = {}
+        """The first target of each failure that was logged in full."""
 
     async def run(self) -> None:
         """Begin every target, unless too many have failed; those at work end in peace. Cancelling cancels them all."""
@@ -78,12 +83,20 @@ class Rollout:
             self.left.appendleft(target)
             logger.warning("%s at a time from now on: %s", count(self.workers - 1, "target"), error)
             return False
-        if isinstance(error, SlipwayError):
-            logger.error("%s", error, extra={"exit_code": error.exit_code, "result": error.result})
-        else:
-            logger.error("a bug in pgslipway; please report it with this traceback", exc_info=error)
+        self.log(target, error)
         self.tally.fail(target.name, error)
         return True
+
+    def log(self, target: Target, error: Exception) -> None:
+        """Log a failure, in full where it is the first of its kind: one bad file fails for all targets."""
+        if not isinstance(error, SlipwayError):
+            logger.error("a bug in pgslipway; please report it with this traceback", exc_info=error)
+            return
+        text = str(error)
+        first = self.told.setdefault(text, target.name) if len(self.told) < MOST_TOLD else self.told.get(text, "")
+        same = f"failed as {first} did, exit code {error.exit_code}"
+        is_first = first in {"", target.name}
+        logger.error("%s", text if is_first else same, extra={"exit_code": error.exit_code, "result": error.result})
 
 
 def is_crowded(error: Exception) -> bool:

@@ -105,14 +105,15 @@ class Tally:
         return kind(*self.problems())
 
     def problems(self) -> Iterator[Problem]:
-        """Yield what came of all targets in one problem, and then the first one of each target that failed."""
+        """Yield what came of all targets in one problem, then the different ones of targets that failed."""
         by_kind: dict[str, list[str]] = {}
         for failure in self.failures:
             by_kind.setdefault(f"{failure.exit_code} {failure.result}", []).append(failure.target)
         ends = "; ".join(f"{kind}: {few(names)}" for kind, names in by_kind.items())
         number = f"{len(self.failures)} of {count(self.total, 'target')}"
         yield Problem(f"{number} failed ({ends}); {', '.join(self.counted())}")
-        yield from (failure.problem for failure in self.failures[:MOST_TOLD])
+        different = {str(failure.problem).removeprefix(failure.target): failure for failure in reversed(self.failures)}
+        yield from (failure.problem for failure in [*reversed(different.values())][:MOST_TOLD])
 
     def counted(self) -> list[str]:
         """Return how many targets ended without a failure, and how many were not begun."""

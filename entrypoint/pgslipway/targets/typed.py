@@ -40,7 +40,7 @@ async def status(over: Over) -> str:
     end = "]" if told else "[]"
     show(end if as_json else table([target.name for target in targets], told, newest))
     over.tally.result()
-    behind = [name for name, states in told.items() if PENDING & states.keys()]
+    behind = [target.name for target in targets if PENDING & told[target.name].keys()]
     summary = f"{len(behind)} of {count(len(targets), 'target')} with something pending{over.share}"
     if behind and over.request.options.exit_code:
         raise NotYet(f"{summary}: {few(behind)}")
