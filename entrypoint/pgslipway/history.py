@@ -21,16 +21,15 @@ from .quote import milliseconds, quote_literal, quote_name
 
 LARGEST_INT = 2**31 - 1
 # The columns of the table, their types, and whether one is its key: a valid unique index over it alone, without WHERE.
-# A table without columns has a row as well: it is there.
+# A table without columns has a row as well: it is there. The schema is looked up first: thousands may have the table.
 COLUMNS = """
 SELECT coalesce(a.attname, '') AS name, pg_catalog.format_type(a.atttypid, NULL) AS type, c.relkind::text AS kind,
        EXISTS (SELECT FROM pg_catalog.pg_index i
                 WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL
                   AND i.indnkeyatts = 1 AND i.indkey[0] = a.attnum) AS is_key
   FROM pg_catalog.pg_class c
-  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
- WHERE n.nspname = $1 AND c.relname = $2
+ WHERE c.relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = $1) AND c.relname = $2
 """
 UNREADABLE = (
     asyncpg.UndefinedTableError,

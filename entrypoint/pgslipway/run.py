@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import asyncpg
 
@@ -64,6 +65,8 @@ class Run:
     """Each of them that is applied is so by an image of this newest version, or of a newer one."""
     folder: tuple[int, int, int] | None = None
     """The folder's state when its files were last looked at."""
+    contents: dict[Migration, Any] = field(default_factory=dict)
+    """The findings in files so far: the same for all targets of a run over many."""
     busy_since: dict[tuple[str, int], float] = field(default_factory=dict)
     """When a file, or a line of one that keeps the statements before it, first found its tables busy."""
     claims: dict[str, list[asyncpg.UniqueViolationError]] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from ..migrations import Migration
 from ..run import Run
 from .adopt import Adoption, look, refuse_still_at_work, write
 from .apply import patiently
+from .contents import Contents
 from .hidden import refuse_hidden
 from .journal import NOT_BEGUN, Journal, Unfinished
 from .lock import Held, is_direct
@@ -105,7 +106,7 @@ async def check_all(
     missing: list[Problem] = []
     for migration in pending:
         history = texts_of(run.history) if migration.repeats else run.history
-        filled, contents = checked(migration, run.config.variables, missing)
+        filled, contents = checked_once(run, migration, missing)
         jobs.append(Job(filled, contents, history, run.config))
         if jobs[-1].contents.is_large or len(jobs) % FILES_AT_ONCE == 0:
             await asyncio.sleep(0)  # a signal may come while many files are read
@@ -133,6 +134,16 @@ async def check_all(
         if progress := unfinished.get(job.migration.version):
             await refuse_what_is_stuck(connection, journal, job, progress)
     return jobs
+
+
+def checked_once(run: Run, migration: Migration, missing: list[Problem]) -> tuple[Migration, Contents]:
+    """Return a file as it is to be read, and its contents; those of one with values, which may be large, are not kept."""
+    if contents := run.contents.get(migration):
+        return migration, contents
+    filled, contents = checked(migration, run.config.variables, missing)
+    if filled is migration:
+        run.contents[migration] = contents
+    return filled, contents
 
 
 def refuse_what_needs_a_session(jobs: Sequence[Job]) -> None:

@@ -86,7 +86,7 @@ class Over:
             self.run.refuse_changed()
         except FilesChanged as error:
             self.run.start_over(error)
-        run = Run(config, self.run.migrations, repeatable=self.run.repeatable)
+        run = Run(config, self.run.migrations, repeatable=self.run.repeatable, contents=self.run.contents)
         run.folder = self.run.folder
         return run
 
