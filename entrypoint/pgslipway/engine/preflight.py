@@ -137,7 +137,7 @@ async def check_all(
 
 
 def checked_once(run: Run, migration: Migration, missing: list[Problem]) -> tuple[Migration, Contents]:
-    """Return a file as it is to be read, and its contents; those of one with values, which may be large, are not kept."""
+    """Return a file as it is to be read, and its contents; those of one with values may be large, and are not kept."""
     if contents := run.contents.get(migration):
         return migration, contents
     filled, contents = checked(migration, run.config.variables, missing)
