@@ -4,18 +4,17 @@ It is always named with its schema, since a migration may change the search path
 pg_catalog for the same reason.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from itertools import product
 from typing import ClassVar
 
 import asyncpg
 
 from . import question
 from .dial import Connection
-from .driver_errors import HEALING, made_once
-from .errors import AccessRefused, DatabaseUnavailable, HistoryConflict, SlipwayError
+from .driver_errors import BROKEN, made_once
+from .errors import AccessRefused, HistoryConflict
 from .migrations import Applied, Migration
 from .quote import milliseconds, quote_literal, quote_name
 
@@ -40,19 +39,18 @@ UNREADABLE = (
     asyncpg.DataError,
 )
 """The failures of a question to a table that is not there, was taken over, or belongs to another tool."""
-HAS_SCHEMA = "SELECT true FROM pg_catalog.pg_namespace WHERE nspname = $1"
+EXISTS = """
+SELECT FROM pg_catalog.pg_namespace n CROSS JOIN LATERAL (
+    SELECT UNION ALL SELECT FROM pg_catalog.pg_class WHERE relnamespace = n.oid AND relname = {table}) AS is_there
+ WHERE n.nspname = {schema}
+"""
+HAS_NOTHING, HAS_SCHEMA, HAS_TABLE = "SELECT 0", "SELECT 1", "SELECT 2"
+"""Its tags."""
 CREATE = """CREATE TABLE {table} (
     version {integer} PRIMARY KEY, filename TEXT NOT NULL, applied_at TIMESTAMPTZ DEFAULT NOW(),
     checksum TEXT, minimum_version BIGINT)"""
 ON_PRIMARY = "EXISTS (SELECT FROM pg_catalog.pg_class)"
 """Always true. Pgpool-II asks the primary about the system catalogs; about all else perhaps a standby that lags."""
-TRANSACTION_ENDED = "this file ended the transaction it ran in"
-ROW_REMOVED = "this file removed its own row from the history"
-ROW_HIDDEN = "row-level security hides the row of this file"
-TABLE_CHANGED = "this file changed the columns or the key of the history table"
-ROW_WRITTEN = "this file wrote its own row into the history again"
-FINDINGS = (TRANSACTION_ENDED, ROW_REMOVED, ROW_HIDDEN, ROW_WRITTEN, TABLE_CHANGED)
-"""None of them is the name of a parameter, so that setting it fails, with this text in the error."""
 TYPES = {
     "version": {"smallint", "integer", "bigint"},
     "filename": {"text", "character varying"},
@@ -60,13 +58,6 @@ TYPES = {
     "checksum": {"text"},
     "minimum_version": {"bigint"},
 }
-# Tells of a row of the table whether its columns are as TYPES says, and whether there is an index. For each file this
-# is asked anew, so it is the cheapest question that finds a type changed by a loop over all tables, or the key dropped:
-# the replica identity is the primary key where nobody chose another one, and spares a look at files on the disk.
-IS_FIT = f"""pg_catalog.concat_ws(' ', {", ".join(f"pg_catalog.pg_typeof({name})" for name in TYPES)})
-    IN ({", ".join(quote_literal(" ".join(types)) for types in product(*map(sorted, TYPES.values())))})
-    AND coalesce(pg_catalog.pg_get_replica_identity_index(tableoid)::int8, pg_catalog.pg_indexes_size(tableoid)) > 0"""
-IS_OF_THIS_TRANSACTION = "xmin = pg_catalog.pg_current_xact_id()::pg_catalog.xid"
 OURS = {"checksum": "TEXT", "minimum_version": "BIGINT"}
 """Our own columns: nullable, added to a table that lacks them."""
 
@@ -141,9 +132,10 @@ class History:
 
         Raises HistoryConflict for a table that is not ours, AccessRefused where the role may not read it.
         """
-        async with self.transaction(connection):
-            if not (columns := await self.columns(connection)):
+        async with self.transaction(connection, self.exists_sql) as found:
+            if found != HAS_TABLE:
                 return []
+            columns = await self.columns(connection)
             check_columns(columns, self.name)
             ours = ", ".join(name if name in columns else f"NULL AS {name}" for name in OURS)
             query = f"SELECT version, filename, applied_at, {ours} FROM {self.name} WHERE {ON_PRIMARY} ORDER BY version"
@@ -157,14 +149,13 @@ class History:
 
         Raises HistoryConflict, AccessRefused, StartOver, and Busy after `lock_timeout` seconds.
         """
-        async with self.transaction(connection):
-            columns = await self.columns(connection)
+        async with self.transaction(connection, self.exists_sql) as found:
+            columns = await self.columns(connection) if found == HAS_TABLE else {}
             if columns:
                 check_columns(columns, self.name)
-            has_schema = await connection.fetchval(HAS_SCHEMA, self.schema)
-            if self.search_path and not has_schema:
+            if self.search_path and found == HAS_NOTHING:
                 raise AccessRefused(f"the schema {self.schema} does not exist any more")
-            changes = list(self.changes_sql(columns, bool(has_schema), largest))
+            changes = list(self.changes_sql(columns, found != HAS_NOTHING, largest))
             if changes:
                 with made_once("the schema or the table of the history"):
                     await connection.execute(
@@ -189,31 +180,26 @@ class History:
         rows = await connection.fetch(COLUMNS, self.schema, self.table)
         return {row["name"]: Column(row["type"], row["kind"], row["is_key"]) for row in rows}
 
+    @property
+    def exists_sql(self) -> str:
+        """The query whose tag is HAS_NOTHING, HAS_SCHEMA or HAS_TABLE."""
+        return EXISTS.format(schema=quote_literal(self.schema), table=quote_literal(self.table))
+
     @asynccontextmanager
-    async def transaction(self, connection: Connection) -> AsyncIterator[None]:
-        """Run the block in a transaction as the role. Raises AccessRefused where a privilege is missing."""
+    async def transaction(self, connection: Connection, ask: str = "") -> AsyncIterator[str]:
+        """Run the block in a transaction as the role; give the tag of the query that is to be asked as it begins.
+
+        Raises AccessRefused where a privilege is missing.
+        """
+        is_nested = connection.is_in_transaction()
         try:
-            async with connection.transaction():
-                await connection.execute(self.look_sql)
-                yield
+            async with nullcontext() if is_nested else begun(connection):
+                yield await connection.execute(f"{'' if is_nested else 'BEGIN;'} {self.look_sql} {ask}")
         except (asyncpg.InsufficientPrivilegeError, asyncpg.InvalidParameterValueError) as error:
             raise AccessRefused(
                 f"{error}; the history table {self.name} needs {self.grants}, and CREATE on its schema where it "
                 "does not exist yet (MIGRATE_SCHEMA, MIGRATE_ROLE)"
             ) from error
-
-    def failure(self, error: asyncpg.PostgresError, doing: str, mask: Callable[[str], str] = str) -> SlipwayError:
-        """Return the failure for a refusal of the server that is about the table; `doing` names its consequence."""
-        if finding := finding_in(error):
-            trigger = f"a trigger on {self.name} lets no row in; remove it"
-            return HistoryConflict(f"{doing}: {trigger if finding == ROW_REMOVED else f'{finding}, {self.name}'}")
-        state = error.sqlstate or ""
-        kind: type[SlipwayError] = HistoryConflict
-        if state[:2] in HEALING:
-            kind = DatabaseUnavailable
-        elif state in {"42501", "22023"}:
-            kind = AccessRefused
-        return kind(f"{doing}: {mask(str(error))} (SQLSTATE {state}); this is about the history table {self.name}")
 
     def record_sql(self, values: str, condition: str) -> str:
         """Return the SQL that writes a row of such values if `condition` holds; its tag counts the row."""
@@ -225,26 +211,17 @@ class History:
         """Return the query for the row of `migration`, without columns."""
         return f"SELECT FROM {self.name} WHERE version = {migration.version}"
 
-    def verify_sql(self, version: int | str) -> str:
-        """Return SQL that fails unless this transaction wrote the row of `version`, and the table is still fit.
 
-        It fails with one of FINDINGS. A COMMIT that the splitter could not see leaves a row with the xmin of an earlier
-        transaction: so this asks for its own.
-        """
-        return f"""
-            WITH row AS (SELECT xmin, tableoid, {", ".join(TYPES)} FROM {self.name} WHERE version = {version})
-            SELECT pg_catalog.set_config(CASE
-                WHEN pg_catalog.bool_or(NOT {IS_OF_THIS_TRANSACTION}) THEN {quote_literal(TRANSACTION_ENDED)}
-                WHEN pg_catalog.count(*) > 0 THEN {quote_literal(TABLE_CHANGED)}
-                WHEN pg_catalog.row_security_active({quote_literal(self.name)}) THEN {quote_literal(ROW_HIDDEN)}
-                ELSE {quote_literal(ROW_REMOVED)} END, '', true)
-              FROM row
-            HAVING pg_catalog.bool_and({IS_OF_THIS_TRANSACTION} AND {IS_FIT}) IS NOT TRUE"""
-
-
-def finding_in(error: asyncpg.PostgresError) -> str:
-    """Return the finding of `History.verify_sql` with which SQL failed; empty where it failed otherwise."""
-    return next((finding for finding in FINDINGS if finding in str(error)), "")
+@asynccontextmanager
+async def begun(connection: Connection) -> AsyncIterator[None]:
+    """Commit the transaction that the block begins, or roll it back after a failure."""
+    try:
+        yield
+    except BaseException:
+        with suppress(*BROKEN):
+            await connection.execute("ROLLBACK")
+        raise
+    await connection.execute("COMMIT")
 
 
 def check_columns(columns: Mapping[str, Column], table: str) -> None:

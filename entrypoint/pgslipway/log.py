@@ -73,3 +73,6 @@ def set_up_logging(config: Config) -> None:
         logger.setLevel(logging.DEBUG if is_terminal else logging.INFO)
         logger.propagate = False
     logging.raiseExceptions = False  # a closed stderr is no reason to stop
+    # No line says from where it comes: https://docs.python.org/3/howto/logging.html#optimization
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None

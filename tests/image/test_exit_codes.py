@@ -139,7 +139,9 @@ def as_text(json_log: str) -> str:
     for fields in map(json.loads, json_log.splitlines()):
         level = "" if fields["level"] == "info" else f"{fields['level']}: "
         trace = f"\n{fields['traceback']}" if "traceback" in fields else ""
-        lines.append(f"{datetime.fromisoformat(fields['time']):%H:%M:%S} {level}{fields['message']}{trace}\n")
+        target = f"{fields['target']}: " if "target" in fields else ""
+        time = f"{datetime.fromisoformat(fields['time']):%H:%M:%S}"
+        lines.append(f"{time} {level}{target}{fields['message']}{trace}\n")
     return "".join(lines)
 
 
@@ -274,6 +276,23 @@ def test_schema_that_does_not_get_there_is_14(pod: Pod, folder: Folder, assert_s
     assert_shown("14 wait", finished, "…002_customers.sql…")
 
 
+async def test_targets_that_fail_for_different_reasons_are_15(
+    pod: Pod, database: Database, folder: Folder, assert_shown: Assertion
+) -> None:
+    await database.execute("".join(f"CREATE SCHEMA tenant_{number};" for number in (1, 2, 3)))
+    targets = {"targets": "tenant_1 tenant_2 tenant_3", "max_failures": "2", "ddl_retry": "0", "lock_timeout": "1s"}
+    await asyncio.to_thread(pod, migrations=folder(FILES), **targets)
+    await database.execute("DELETE FROM tenant_2.schema_migrations WHERE version = 2; DROP TABLE tenant_2.customers")
+    await database.execute("DELETE FROM tenant_1.schema_migrations WHERE version = 2; DROP TABLE tenant_1.customers")
+    key = "('x' || encode(sha256('pgslipway:tenant_2.schema_migrations'), 'hex'))::bit(64)::bigint"
+    async with database.connection() as other, other.transaction():
+        await other.execute(f"LOCK TABLE tenant_1.schema_migrations IN SHARE MODE; SELECT pg_advisory_lock({key})")
+
+        finished = await asyncio.to_thread(pod, migrations=folder.path, **targets)
+
+    assert_shown("15", finished, "2 of 3 targets failed (1…")
+
+
 # --- 20-29: a person has to do something ------------------------------------------------------------------------
 
 
@@ -353,6 +372,21 @@ async def test_interrupted_call_is_25_until_a_person_has_decided(
     assert_shown("25", finished, "003_fill.sql:…: this was stopped while it ran outside a transaction…")
     assert_shown("0 resolved", resolved, "noted: line … of version 3 took effect; the next run goes on after it")
     assert again.code == 0, again
+
+
+async def test_targets_of_which_one_needs_a_person_are_26(
+    pod: Pod, database: Database, folder: Folder, assert_shown: Assertion
+) -> None:
+    await database.execute("".join(f"CREATE SCHEMA tenant_{number};" for number in (1, 2, 3)))
+    targets = {"targets": "tenant_1 tenant_2 tenant_3", "max_failures": "2"}
+    await asyncio.to_thread(pod, migrations=folder(FILES), **targets)
+    await database.execute("UPDATE tenant_2.schema_migrations SET checksum = 'of another text'")
+    await database.execute("ALTER TABLE tenant_3.orders ADD COLUMN amonut numeric")
+    files = folder({"003_paid.sql": "ALTER TABLE orders ADD COLUMN paid bool;\nUPDATE orders SET amount = amonut;"})
+
+    finished = await asyncio.to_thread(pod, migrations=files, **targets)
+
+    assert_shown("26", finished, "2 of 3 targets failed (2…")
 
 
 # --- 70 and the signals -----------------------------------------------------------------------------------------

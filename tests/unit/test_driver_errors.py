@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 
 from pgslipway.driver_errors import describe, heals, nobody_answered, verdict
+from pgslipway.engine.findings import failure_of
 from pgslipway.engine.sending import is_lost
 from pgslipway.history import History
 
@@ -193,7 +194,9 @@ def test_connection_is_lost_or_a_statement_was_refused(error: Exception, *, is_g
     [("42501", 22), ("22023", 22), ("53100", 10), ("25006", 10), ("57014", 10), ("42P01", 23), ("22003", 23)],
 )
 def test_refusal_about_the_history_says_what_was_being_done_and_where(sqlstate: str, code: int) -> None:
-    failure = History("public", "schema_migrations").failure(refused(sqlstate, "no"), "001_a.sql could not be recorded")
+    history = History("public", "schema_migrations")
+
+    failure = failure_of(history, refused(sqlstate, "no"), "001_a.sql could not be recorded")
 
     assert failure.exit_code == code
     assert str(failure) == (

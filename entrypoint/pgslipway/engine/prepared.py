@@ -11,6 +11,7 @@ import asyncpg
 
 from ..history import History
 from ..migrations import row_sql_values
+from .findings import verify_sql
 from .leftovers import OURS, drop_prepared_sql, is_put_back_sql, keeps_prepared
 from .lock import Held
 from .lock_sql import lock_key
@@ -48,7 +49,7 @@ def plain(held: Held, job: Job, settings: str, condition: str) -> Around:
         record, verify = texts_of(job.history).around_sql(job.migration, condition)
     else:
         record = job.history.record_sql(row_sql_values(job.migration, job.contents.minimum_version), condition)
-        verify = job.history.verify_sql(version)
+        verify = verify_sql(job.history, version)
     return Around(f"{settings}; {record}", verify, end_sql(held, job))
 
 
@@ -77,7 +78,7 @@ def tables_sql(history: History) -> str:
     """Return SQL that prepares the statements that name a table."""
     return f"""
         PREPARE {RECORD} (bigint, text, text, bigint) AS {history.record_sql("$1, $2, $3, $4", "true")};
-        PREPARE {VERIFY} (bigint) AS {history.verify_sql("$1")};"""
+        PREPARE {VERIFY} (bigint) AS {verify_sql(history, "$1")};"""
 
 
 @lru_cache(MOST_TABLES)

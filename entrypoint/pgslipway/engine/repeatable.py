@@ -14,20 +14,14 @@ from typing import ClassVar
 from ..dial import Connection
 from ..driver_errors import made_once
 from ..errors import HistoryConflict, Problem
-from ..history import (
-    IS_OF_THIS_TRANSACTION,
-    ON_PRIMARY,
-    ROW_HIDDEN,
-    ROW_REMOVED,
-    TRANSACTION_ENDED,
-    History,
-)
+from ..history import ON_PRIMARY, History
 from ..layouts.versions import written
 from ..migrations import Migration, Repeatable
 from ..question import texts_name
 from ..quote import milliseconds, quote_literal
 from ..run import Run
 from .contents import Contents
+from .findings import IS_OF_THIS_TRANSACTION, ROW_HIDDEN, ROW_REMOVED, TRANSACTION_ENDED
 from .lock import Held
 
 logger = logging.getLogger(__name__)

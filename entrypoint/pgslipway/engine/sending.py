@@ -14,10 +14,11 @@ from ..config import Config
 from ..dial import Connection
 from ..driver_errors import BROKEN, BUSY, describe, root, verdict
 from ..errors import BadConfiguration, Busy, ConnectionLost, MigrationFailed, Problem, StartOver, TableBusy, Unplaced
-from ..history import TRANSACTION_ENDED, UNREADABLE, History, finding_in
+from ..history import UNREADABLE, History
 from ..migrations import Migration
 from ..quote import milliseconds
 from .contents import Contents
+from .findings import TRANSACTION_ENDED, failure_of, finding_in
 from .lock_sql import LIFTED, set_sql
 from .masks import masked
 from .message import Sent, explain
@@ -178,7 +179,7 @@ async def own_sql(
             raise Busy(busy, recording=True) from error
         if isinstance(error, BUSY):
             raise TableBusy(f"{mask(str(error))}; the history table {history.name} is locked by somebody") from error
-        raise history.failure(error, doing, mask) from error
+        raise failure_of(history, error, doing, mask) from error
 
 
 @asynccontextmanager

@@ -18,6 +18,7 @@ from ..migrations import row_sql_values
 from ..quote import milliseconds
 from .check import EXTENSION_UPDATE, NEEDS_ROLE, OUTSIDE
 from .commits import MAY_COMMIT, commits_inside, has_committed, transaction_number
+from .findings import verify_sql
 from .journal import NOT_BEGUN, Entry
 from .leftovers import is_put_back_sql, put_back_sql
 from .lock import Held
@@ -254,7 +255,7 @@ class SteppedFile:
             SET LOCAL lock_timeout = {milliseconds(self.job.config.ddl_lock_timeout)};
             {session.journal.clear_sql(self.job.migration.version)};
             {history.record_sql(row, "true")};
-            {history.verify_sql(self.job.migration.version)};
+            {verify_sql(history, self.job.migration.version)};
             RESET SESSION AUTHORIZATION;
             {put_back_sql(session.held)}
             COMMIT;

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from .. import files
 from ..errors import BadMigrations, FilesChanged, Problem, Undivided, bad_file
 from ..files import Source
-from ..history import ROW_WRITTEN, TRANSACTION_ENDED, History
+from ..history import History
 from ..migrations import CHANGED, Migration
 from ..quote import quote_literal
+from .findings import ROW_WRITTEN, TRANSACTION_ENDED
 
 BESIDE = {"diesel": "down.sql", "prisma": "down.sql"}
 """The file in the folder of a migration that undoes it."""
