@@ -19,6 +19,7 @@ import pytest
 from pgslipway import run_targets
 from pgslipway.errors import BadConfiguration, MigrationFailed
 from proxy import RoundTrips
+from unfinished import wait_for_query
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -194,6 +195,28 @@ async def test_file_without_a_transaction_is_in_the_schema_too(
     assert finished.code == 0, finished
     rows = await database.fetch("SELECT schemaname::text AS name FROM pg_indexes WHERE indexname = 'by_state'")
     assert sorted(row["name"] for row in rows) == ["a", "b"]
+
+
+async def test_interrupted_index_of_a_target_is_built_again_in_its_schema(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    await make(database, "a b")
+    slipway(env=database.environ, migrations=folder(FILES), targets="a b")
+    files = folder({"003_c.sql": "-- no-transaction\nCREATE INDEX CONCURRENTLY by_state ON orders (state);"})
+    async with database.connection() as other, other.transaction():
+        await other.execute("UPDATE a.orders SET state = 'busy'")
+        killed = slipway.start(env=database.environ, migrations=files, targets="a b")
+        await wait_for_query(database, "CREATE INDEX CONCURRENTLY%")
+        killed.kill()
+
+    finished = await asyncio.to_thread(slipway, env=database.environ, migrations=files, targets="a b")
+
+    assert finished.code == 0, finished
+    rows = await database.fetch(
+        "SELECT n.nspname::text AS name, indisvalid FROM pg_index i JOIN pg_class c ON c.oid = indexrelid "
+        "JOIN pg_namespace n ON n.oid = relnamespace WHERE relname = 'by_state' ORDER BY 1"
+    )
+    assert [tuple(row) for row in rows] == [("a", True), ("b", True)]
 
 
 async def test_extension_needs_a_schema_that_no_target_owns(

@@ -138,7 +138,8 @@ def epilog() -> str:
     return "\n".join([
         "commands:", *commands, "",
         "Postgres is found by DATABASE_URL, or by PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE, PGSSLMODE and",
-        "so on, as by psql. Any setting X can be given as X_FILE, the path of a file that holds the value.", "",
+        "so on, as by psql. Any setting X can be given as X_FILE, the path of a file that holds the value.",
+        "With many targets (MIGRATE_TARGETS) --target NAME makes a command about one of them.", "",
         "exit codes (10-19 can heal by trying again, 20-29 need a person):", *codes,
     ])  # fmt: skip
 

@@ -27,6 +27,7 @@ async def shown(tally: Tally, command: str) -> AsyncIterator[None]:
         yield
     finally:
         showing.cancel()
+        await asyncio.wait({showing})
 
 
 async def show(tally: Tally, command: str) -> None:

@@ -29,7 +29,8 @@ class Failure:
         self.exit_code = getattr(error, "exit_code", INTERNAL_ERROR)
         self.result = getattr(error, "result", "internal error")
         self.bug = None if isinstance(error, SlipwayError) else error
-        self.problem = error.problems[0] if isinstance(error, SlipwayError) else Problem(repr(error))
+        first = error.problems[0] if isinstance(error, SlipwayError) else Problem(repr(error))
+        self.problem = Problem(first.text, first.file, first.line, joint=first.joint)
         self.problem.target = target
 
 
