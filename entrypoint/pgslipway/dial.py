@@ -140,10 +140,17 @@ class Dialler:
         return getattr(self.loop, name)
 
     async def create_connection(self, factory: Any, host: str, port: int, *, ssl: Any = None) -> Any:
-        """Connect to the address as if it were `host`."""
+        """Connect to the address as if it were `host`.
+
+        Where the attempt is given up, nobody asks what came of its question for TLS, and asyncio would complain of that
+        in the log.
+        """
         named = {"ssl": ssl, "server_hostname": host} if ssl else {}
         async with asyncio.timeout(self.seconds):
-            return await self.loop.create_connection(factory, self.address, port, **named)
+            transport, protocol = await self.loop.create_connection(factory, self.address, port, **named)
+        if answer := getattr(protocol, "on_data", None):  # to the question for TLS
+            answer.add_done_callback(lambda answer: answer.cancelled() or answer.exception())
+        return transport, protocol
 
 
 def keep_alive(connection: Connection) -> None:
