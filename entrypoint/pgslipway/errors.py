@@ -109,6 +109,10 @@ class DatabaseUnavailable(SlipwayError, exit_code=10, result="database unavailab
     """Postgres did not answer a query within the wait timeout."""
 
 
+class NoPlace(DatabaseUnavailable, result="database unavailable"):
+    """A pooler had no place for the second connection that a run needs behind it."""
+
+
 class Locked(SlipwayError, exit_code=11, result="locked"):
     """Another runner kept the migration lock past the lock timeout."""
 

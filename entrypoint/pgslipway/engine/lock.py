@@ -21,7 +21,7 @@ from ..config import Config
 from ..connect import ATTEMPT_TIMEOUT, connect, open_another, reconnect, use
 from ..dial import Connection
 from ..driver_errors import BROKEN
-from ..errors import BadConfiguration, DatabaseUnavailable, Locked
+from ..errors import BadConfiguration, DatabaseUnavailable, Locked, NoPlace
 from ..history import UNREADABLE, History
 from ..retry import pause
 from .lock_sql import (
@@ -222,7 +222,7 @@ async def reconnect_beside(holder: Connection, config: Config) -> AsyncIterator[
                 raise BadConfiguration(f"{NEEDS_TWO}, and this pool has one; {MORE_PLACES}")
             work = await opening
         except DatabaseUnavailable as error:
-            raise DatabaseUnavailable(f"{error}; {NEEDS_TWO}") from error
+            raise NoPlace(f"{error}; {NEEDS_TWO}") from error
         finally:
             opening.cancel()
             await asyncio.wait({opening})

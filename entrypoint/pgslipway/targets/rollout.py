@@ -9,7 +9,7 @@ from typing import TypeAlias
 import asyncpg
 
 from ..config import Config
-from ..errors import DatabaseUnavailable, Locked, SlipwayError
+from ..errors import DatabaseUnavailable, Locked, NoPlace, SlipwayError
 from ..log import TARGET
 from ..words import count
 from .names import Target
@@ -33,7 +33,8 @@ class Rollout:
         self.tally = tally
         self.left = deque(targets)
         self.later: deque[Target] = deque()
-        """Those at which another run is at work: it does them, and we look again when all others are done."""
+        """Those for which there was no place, and those at which another run is at work, which does them: we look again
+        when all others are done."""
         self.workers = 0
         self.told: dict[str, str] = {}
         """The first target of each failure that was logged in full."""
@@ -60,7 +61,7 @@ class Rollout:
         """Work on the next target; False where there is none, and where another worker has to do it instead."""
         if len(self.tally.failures) > self.config.max_failures or not (self.left or self.later):
             return False
-        is_last_look = not self.left
+        is_last_look, is_alone = not self.left, self.workers <= 1
         target = self.later.popleft() if is_last_look else self.left.popleft()
         token = TARGET.set(target.name)
         try:
@@ -69,20 +70,24 @@ class Rollout:
             self.tally.stop()
             raise
         except Exception as error:  # noqa: BLE001  # a bug, too, leaves those at work in peace
-            return self.failed(target, error, has_waited=is_canary or is_last_look)
+            return self.failed(target, error, has_waited=is_canary or is_last_look, is_alone=is_alone)
         finally:
             TARGET.reset(token)
         return True
 
-    def failed(self, target: Target, error: Exception, *, has_waited: bool) -> bool:
-        """Note a failure, or put the target back; False where the server has no place for this worker's connection."""
+    def failed(self, target: Target, error: Exception, *, has_waited: bool, is_alone: bool) -> bool:
+        """Note a failure, or put the target back; False where the server has no place for this worker's connection.
+
+        Several workers find that in the same moment; the last of them goes on, and has the server to itself then.
+        """
         if isinstance(error, Locked) and not has_waited:
             self.later.append(target)
             return True
-        if is_crowded(error) and self.workers > 1:
-            self.left.appendleft(target)
-            logger.warning("%s at a time from now on: %s", count(self.workers - 1, "target"), error)
-            return False
+        if is_crowded(error) and not is_alone:
+            self.later.append(target)  # a limit of this one database would take a place from all others
+            left = max(1, self.workers - 1)
+            logger.warning("%s at a time from now on: %s", count(left, "target"), error)
+            return left == self.workers
         self.log(target, error)
         self.tally.fail(target.name, error)
         return True
@@ -100,5 +105,7 @@ class Rollout:
 
 
 def is_crowded(error: Exception) -> bool:
-    """Tell whether the server had no place for one more connection."""
+    """Tell whether the server, or a pooler, had no place for one more connection."""
+    if isinstance(error, NoPlace):
+        return True
     return isinstance(error, DatabaseUnavailable) and isinstance(error.__cause__, asyncpg.TooManyConnectionsError)
