@@ -22,6 +22,8 @@ from .tally import Tally
 
 AT_ONCE = 500
 """Schemas in one query: it locks a table and an index of each, and the server has place for a few thousand locks."""
+LOOK_SECONDS = 1.0
+"""How long such a query may wait for the lock of one of the tables: without an answer there is the run over each."""
 # The schemas with a history that such a query can ask; one that it cannot ask would fail it for all.
 ASKABLE = """
 SELECT n.nspname FROM pg_catalog.pg_namespace n
@@ -49,20 +51,35 @@ class Looks:
     async def schemas(self, connection: Connection, targets: Sequence[Target]) -> list[Target]:
         """Return the schemas that may have something to do. Raises BadConfiguration for those that are not there."""
         self.tally.begin(len(targets))
-        found = [await self.few_schemas(connection, targets[n : n + AT_ONCE]) for n in range(0, len(targets), AT_ONCE)]
+        found = [await self.soon(connection, targets[n : n + AT_ONCE]) for n in range(0, len(targets), AT_ONCE)]
         pending = [target for some in found for target in some]
         self.tally.succeed(len(targets) - len(pending))
         return pending
+
+    async def soon(self, connection: Connection, targets: Sequence[Target]) -> Sequence[Target]:
+        """Return those of a few hundred schemas that may have something to do; all, where the server does not say.
+
+        The run over each of them waits, and says why.
+        """
+        if connection.is_closed():
+            return targets
+        try:
+            async with asyncio.timeout(ATTEMPT_TIMEOUT):
+                return await self.few_schemas(connection, targets)
+        except BROKEN as error:
+            if isinstance(error, TimeoutError):
+                connection.terminate()
+            return targets
 
     async def few_schemas(self, connection: Connection, targets: Sequence[Target]) -> Sequence[Target]:
         """Return those of a few hundred schemas that may have something to do: all, where nothing can be told."""
         look = self.look_sql(targets)
         try:
-            if await connection.execute(f"{look_sql(self.role)} {look}") == UP_TO_DATE:
+            if await connection.execute(f"{look_sql(self.role, LOOK_SECONDS)} {look}") == UP_TO_DATE:
                 return []
             return await self.named(connection, targets, look)
-        except asyncpg.PostgresError:
-            if connection.is_closed():
+        except asyncpg.PostgresError as error:
+            if connection.is_closed() or isinstance(error, asyncpg.LockNotAvailableError):
                 raise
         await refuse_missing(connection, targets)
         askable = await column(connection, self.askable_sql(targets))
@@ -79,7 +96,7 @@ class Looks:
     async def named(self, connection: Connection, targets: Sequence[Target], look: str) -> list[Target]:
         """Return the targets that the query names."""
         async with connection.transaction():
-            await connection.execute(look_sql(self.role))
+            await connection.execute(look_sql(self.role, LOOK_SECONDS))
             names = {*await column(connection, look)}
         return [target for target in targets if target.name in names]
 

@@ -66,14 +66,14 @@ class Over:
         looks = Looks(self.each, self.run, self.tally, role=role)
 
         async def find(connection: Connection) -> list[Target]:
-            return await looks.schemas(connection, await read(self.config, connection))
+            return await read(self.config, connection)
 
         if not self.has_schemas:
             targets = await self.targets()
             async with shown(self.tally, "look"):
                 return await looks.databases(targets)
-        async with connect(self.each.base, find) as (_, pending):
-            return pending
+        async with connect(self.each.base, find) as (connection, targets):  # one answer in time; the looks may be many
+            return await looks.schemas(connection, targets)
 
     async def go(self, targets: Iterable[Target], work: Work) -> None:
         """Do the work on every target, by the rules of the rollout."""
