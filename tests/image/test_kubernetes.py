@@ -22,6 +22,7 @@ from pgslipway.cli.arguments import parse
 from pgslipway.config import Config, from_environ
 from pgslipway.libpq import LIBPQ
 from pgslipway.settings import SETTINGS
+from pgslipway.targets.names import shard_of, targets_of, words_in
 
 if TYPE_CHECKING:
     from conftest import Folder, Slipway
@@ -31,7 +32,17 @@ Json = dict[str, Any]
 K8S = ROOT / "k8s"
 OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
 CHART = K8S / "chart"
-MODES = ("job", "initContainer")
+# The charts, and the values with which they are rendered.
+CHARTS = {
+    "chart-job": {"mode": "job"},
+    "chart-initContainer": {"mode": "initContainer"},
+    "chart-targets": {
+        "mode": "job",
+        "targets.kind": "database",
+        "targets.list": "{tenant_acme,tenant_globex,tenant_initech,tenant_umbrella}",
+        "targets.shards": "4",
+    },
+}
 
 # Every way to deploy, and what is made in it. The charts are those of an app that has ours as a subchart.
 MADE = {
@@ -45,14 +56,21 @@ MADE = {
     "cnpg": {"Deployment/my-app"},
     "chart-job": {"Deployment/my-app", "Job/my-release-migrate"},
     "chart-initContainer": {"Deployment/my-app"},
+    "targets": {
+        "Deployment/my-app", "Job/my-app-migrate-1", "ConfigMap/my-app-targets",
+        "Secret/my-app-database", "Secret/my-app-database-app",
+    },
+    "chart-targets": {"Deployment/my-app", "Job/my-release-migrate"},
 }  # fmt: skip
 KINDS = [(way, made.partition("/")[0]) for way in MADE for made in sorted(MADE[way])]
 PODS = [(way, kind) for way, kind in KINDS if kind in ("Deployment", "Job")]
 JOBS = [way for way, kind in PODS if kind == "Job"]
+INDEXED = ("targets", "chart-targets")
 
 every_way = pytest.mark.parametrize("way", MADE)
 every_pod = pytest.mark.parametrize(("way", "kind"), PODS)
 every_job = pytest.mark.parametrize("way", JOBS)
+every_indexed_job = pytest.mark.parametrize("way", INDEXED)
 
 
 # Rendering
@@ -102,8 +120,8 @@ def make_parent_chart(folder: Path) -> Path:
     return folder
 
 
-def template(chart: Path, **values: str) -> list[Json]:
-    settings = [f"--set={key.replace('__', '.')}={value}" for key, value in values.items()]
+def template(chart: Path, values: Mapping[str, str]) -> list[Json]:
+    settings = [f"--set=pgslipway.{key}={value}" for key, value in values.items()]
     return documents(tool("helm", "template", "my-release", chart, *settings))
 
 
@@ -112,7 +130,7 @@ def rendered(way: str) -> list[Json]:
     if way in OVERLAYS:
         return build(K8S / "overlays" / way)
     with tempfile.TemporaryDirectory() as folder:
-        return template(make_parent_chart(Path(folder)), pgslipway__mode=way.removeprefix("chart-"))
+        return template(make_parent_chart(Path(folder)), CHARTS[way])
 
 
 def manifest(way: str, kind: str) -> Json:
@@ -145,7 +163,9 @@ def name(document: Json) -> str:
 
 
 def test_every_overlay_and_mode_is_tested() -> None:
-    assert set(MADE) == {*OVERLAYS, *(f"chart-{mode}" for mode in MODES)}
+    assert set(MADE) == {*OVERLAYS, *CHARTS}
+    modes = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))["properties"]["mode"]["enum"]
+    assert {values["mode"] for values in CHARTS.values()} == set(modes)
 
 
 @every_way
@@ -451,8 +471,7 @@ def on_openshift(way: str) -> list[Json]:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made).resolve()
         if way not in OVERLAYS:
-            mode = way.removeprefix("chart-")
-            return template(make_parent_chart(folder), pgslipway__mode=mode, pgslipway__runAsUser="null")
+            return template(make_parent_chart(folder), CHARTS[way] | {"runAsUser": "null"})
         paths = {"resources": K8S / "overlays" / way, "components": K8S / "components/openshift"}
         text = json.dumps({key: [os.path.relpath(path, folder)] for key, path in paths.items()})
         (folder / "kustomization.yaml").write_text(text, encoding="utf-8")
@@ -523,6 +542,7 @@ GIVEN: dict[str, Mapping[str, Mapping[str, str]]] = {
     "argocd": {"my-app-database": OWNER, "my-app-database-app": APP},
     "chart-job": {"my-app-database": OWNER, "my-app-database-app": APP},
     "chart-initContainer": {"my-app-database": OWNER},
+    "chart-targets": {"my-app-database": OWNER, "my-app-database-app": APP},
     "cnpg": {
         "my-app-postgres-app": CLOUD_NATIVE_PG,
         "my-app-postgres-ca": {"ca.crt": AUTHORITY, "ca.key": "a key that nobody else should see"},
@@ -573,17 +593,27 @@ def test_environment_holds_settings_that_pgslipway_knows(way: str, kind: str) ->
     assert "PGPASSWORD" not in {entry["name"] for entry in migrate(way, kind)["env"]}
 
 
+def contents(way: str, volume: Json) -> dict[str, str]:
+    """The files of a volume: the items of a Secret, or all keys of a ConfigMap."""
+    if "configMap" in volume:
+        config_map = manifest(way, "ConfigMap")
+        assert config_map["metadata"]["name"] == volume["configMap"]["name"]
+        return dict(config_map["data"])
+    source = volume["secret"]
+    return {item["path"]: secrets(way)[source["secretName"]][item["key"]] for item in source["items"]}
+
+
 def environment(way: str, kind: str, root: Path) -> dict[str, str]:
-    """The environment of pgslipway's container, with what is mounted below `root`."""
+    """The environment of pgslipway's container, with what is mounted below `root`, as the first pod of a Job has it."""
     volumes = {volume["name"]: volume for volume in pod(way, kind)["volumes"]}
     container = migrate(way, kind)
     for mount in container["volumeMounts"]:
-        source = volumes[mount["name"]].get("secret", {"items": []})
-        for item in source["items"]:
-            file = root / mount["mountPath"].lstrip("/") / item["path"]
+        for name, text in contents(way, volumes[mount["name"]]).items():
+            file = root / mount["mountPath"].lstrip("/") / name
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(secrets(way)[source["secretName"]][item["key"]], encoding="utf-8")
-    return {
+            file.write_text(text, encoding="utf-8")
+    indexed = manifest(way, kind)["spec"].get("completionMode") == "Indexed"
+    return ({"JOB_COMPLETION_INDEX": "0"} if indexed else {}) | {
         entry["name"]: secrets(way)[entry["valueFrom"]["secretKeyRef"]["name"]][
             entry["valueFrom"]["secretKeyRef"]["key"]
         ]
@@ -678,10 +708,15 @@ def action(way: str, exit_code: int, conditions: frozenset[str] = frozenset()) -
     return "Count"
 
 
+def gives_up(way: str) -> str:
+    """The action that tries no more: of the Job, or of the one index."""
+    return "FailIndex" if way in INDEXED else "FailJob"
+
+
 @every_job
 @pytest.mark.parametrize("exit_code", EXIT_CODES)
 def test_job_gives_up_at_once_only_where_a_person_is_needed(way: str, exit_code: int) -> None:
-    assert action(way, exit_code) == ("FailJob" if needs_a_person(exit_code) else "Count")
+    assert action(way, exit_code) == (gives_up(way) if needs_a_person(exit_code) else "Count")
 
 
 @every_job
@@ -693,7 +728,7 @@ def test_disruption_does_not_use_up_a_try(way: str, exit_code: int) -> None:
 
 @every_job
 def test_disruption_does_not_hide_a_failure_that_needs_a_person(way: str) -> None:
-    assert action(way, errors.MigrationFailed.exit_code, frozenset({"DisruptionTarget"})) == "FailJob"
+    assert action(way, errors.MigrationFailed.exit_code, frozenset({"DisruptionTarget"})) == gives_up(way)
 
 
 @every_job
@@ -712,30 +747,127 @@ def test_failure_policy_is_one_that_the_kubernetes_api_accepts(way: str) -> None
 @every_job
 def test_job_ends_and_goes_away(way: str) -> None:
     spec = manifest(way, "Job")["spec"]
-    assert spec["backoffLimit"] > 0
+    # Six tries for all pods together would be few for many of them: each index has its own.
+    tries = [spec[limit] for limit in ("backoffLimit", "backoffLimitPerIndex") if limit in spec]
+    assert tries == [manifest("job", "Job")["spec"]["backoffLimit"]] != [0]
+    assert ("backoffLimitPerIndex" in spec) == (way in INDEXED)
     assert spec["activeDeadlineSeconds"] > 0
     assert spec["ttlSecondsAfterFinished"] > 0
 
 
-def test_job_of_the_chart_is_that_of_the_overlay() -> None:
-    spec, overlays = manifest("chart-job", "Job")["spec"], manifest("job", "Job")["spec"]
+@pytest.mark.parametrize(("chart", "overlay"), [("chart-job", "job"), ("chart-targets", "targets")])
+def test_job_of_the_chart_is_that_of_the_overlay(chart: str, overlay: str) -> None:
+    spec, overlays = manifest(chart, "Job")["spec"], manifest(overlay, "Job")["spec"]
     assert {key: value for key, value in spec.items() if key != "template"} == {
         key: value for key, value in overlays.items() if key != "template"
     }
 
 
+# The Indexed Jobs
+
+
+def shards(documents: list[Json]) -> tuple[int, int, str]:
+    """How many pods the Job needs, how many it starts at a time, and among how many the targets are divided."""
+    (spec,) = (document["spec"] for document in documents if document["kind"] == "Job")
+    (container,) = spec["template"]["spec"]["containers"]
+    (entry,) = (entry for entry in container["env"] if entry["name"] == "MIGRATE_SHARDS")
+    return spec["completions"], spec["parallelism"], entry["value"]
+
+
+@every_indexed_job
+def test_every_share_of_the_targets_has_its_pod(way: str) -> None:
+    assert shards(rendered(way)) == (4, 4, "4")
+    assert manifest(way, "Job")["spec"]["completionMode"] == "Indexed"
+    assert manifest(way, "Job")["spec"]["maxFailedIndexes"] < 4
+
+
+def test_one_number_of_the_overlay_is_for_pods_and_shares(tmp_path: Path) -> None:
+    shutil.copytree(K8S, tmp_path / "k8s")
+    file = tmp_path / "k8s/overlays/targets/indexed-job.yaml"
+    text = file.read_text(encoding="utf-8")
+    assert text.count("  completions: 4\n") == 1
+    file.write_text(text.replace("  completions: 4\n", "  completions: 7\n"), encoding="utf-8")
+
+    assert shards(build(file.parent)) == (7, 7, "7")
+
+
+def test_one_value_of_the_chart_is_for_pods_and_shares(tmp_path: Path) -> None:
+    values = CHARTS["chart-targets"] | {"targets.shards": "7"}
+    assert shards(template(make_parent_chart(tmp_path / "parent"), values)) == (7, 7, "7")
+
+
+@every_indexed_job
+def test_pods_of_the_app_wait_for_all_targets_of_the_job(way: str, tmp_path: Path) -> None:
+    job, waiting = (environment(way, kind, tmp_path) for kind in ("Job", "Deployment"))
+    ours = {name for name in job if name.startswith("MIGRATE_TARGET")}
+    assert len(ours) == 2
+    assert {name: waiting.get(name) for name in ours} == {name: job[name] for name in ours}
+    assert "MIGRATE_SHARDS" not in waiting
+
+
+@every_indexed_job
+def test_pods_of_the_job_have_every_target_once(way: str, tmp_path: Path) -> None:
+    variables = environment(way, "Job", tmp_path)
+    shares = []
+    for index in range(manifest(way, "Job")["spec"]["completions"]):
+        config = from_environ(variables | {"JOB_COMPLETION_INDEX": str(index)}, {})
+        targets, _ = targets_of(words_in(config.targets or ""), config.target_kind)
+        shares += [target.name for target in shard_of(targets, config)]
+    assert sorted(shares) == ["tenant_acme", "tenant_globex", "tenant_initech", "tenant_umbrella"]
+
+
+def test_list_is_mounted_by_the_name_that_its_text_has() -> None:
+    list_of_it = manifest("targets", "ConfigMap")
+    assert list_of_it["immutable"] is True
+    for kind in ("Job", "Deployment"):
+        (volume,) = (volume for volume in pod("targets", kind)["volumes"] if "configMap" in volume)
+        assert volume["configMap"] == {"name": list_of_it["metadata"]["name"]}
+    assert name(list_of_it) == "ConfigMap/my-app-targets" != f"ConfigMap/{list_of_it['metadata']['name']}"
+
+
+def test_query_in_the_comment_stands_for_the_list(tmp_path: Path) -> None:
+    text = (K8S / "overlays/targets/indexed-job.yaml").read_text(encoding="utf-8")
+    comment = re.search(r"( +)# - name: MIGRATE_TARGETS_QUERY\n\1# +value: .*\n", text)
+    assert comment
+    (entry,) = yaml.safe_load(comment[0].replace("# ", ""))
+
+    variables = environment("targets", "Job", tmp_path) | {entry["name"]: entry["value"]}
+    del variables["MIGRATE_TARGETS_FILE"]
+    config = from_environ(variables, {})
+
+    assert config.problems == ()
+    assert config.targets_query == r"SELECT datname FROM pg_database WHERE datname LIKE 'tenant\_%'"
+
+
+@pytest.mark.parametrize("mode", ["job", "initContainer"])
+def test_query_of_the_chart_reaches_the_job_and_the_pods(mode: str, tmp_path: Path) -> None:
+    values = {"mode": mode, "targets.query": "SELECT 'tenant_acme'"}
+
+    made = template(make_parent_chart(tmp_path / "parent"), values)
+
+    for document in made:
+        (container,) = (it for it in containers(document["spec"]["template"]["spec"]) if it["name"] == "migrate")
+        settings = {entry["name"]: entry.get("value") for entry in container["env"]}
+        assert settings["MIGRATE_TARGETS_QUERY"] == "SELECT 'tenant_acme'"
+        assert settings["MIGRATE_TARGET_KIND"] == "schema"
+        assert "MIGRATE_TARGETS" not in settings
+        assert settings.get("MIGRATE_SHARDS") == ("1" if document["kind"] == "Job" else None)
+
+
 # Hooks
 
+OF_HELM = {
+    "helm.sh/hook": "pre-install,pre-upgrade",
+    "helm.sh/hook-weight": "0",
+    "helm.sh/hook-delete-policy": "before-hook-creation",
+}
 HOOKS = {
     "argocd": {
         "argocd.argoproj.io/hook": "PreSync",
         "argocd.argoproj.io/hook-delete-policy": "BeforeHookCreation",
     },
-    "chart-job": {
-        "helm.sh/hook": "pre-install,pre-upgrade",
-        "helm.sh/hook-weight": "0",
-        "helm.sh/hook-delete-policy": "before-hook-creation",
-    },
+    "chart-job": OF_HELM,
+    "chart-targets": OF_HELM,
 }
 
 
@@ -790,11 +922,12 @@ def test_other_files_make_another_config_map_and_so_a_rollout(tmp_path: Path) ->
 # The chart
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_chart_has_nothing_that_helm_lint_complains_about(mode: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", CHARTS)
+def test_chart_has_nothing_that_helm_lint_complains_about(way: str, tmp_path: Path) -> None:
     parent = make_parent_chart(tmp_path / "parent")
-    for chart, key in ((CHART, "mode"), (parent, "pgslipway.mode")):
-        linted = tool("helm", "lint", "--strict", chart, f"--set={key}={mode}")
+    for chart, prefix in ((CHART, ""), (parent, "pgslipway.")):
+        settings = [f"--set={prefix}{key}={value}" for key, value in CHARTS[way].items()]
+        linted = tool("helm", "lint", "--strict", chart, *settings)
         assert linted.returncode == 0, linted.stdout
         assert "[WARNING]" not in linted.stdout
 
@@ -816,6 +949,14 @@ def test_chart_has_nothing_that_helm_lint_complains_about(mode: str, tmp_path: P
         ("settings.LOCK_TIMEOUT=20m", "at '/settings': additional properties 'LOCK_TIMEOUT' not allowed"),
         ("settings.MIGRATE_DDL_RETRY=0", "at '/settings/MIGRATE_DDL_RETRY': got number, want string"),
         ("settings.PGPASSWORD=hunter2", "at '/settings/PGPASSWORD': false schema"),
+        ("targets.kind=url", "at '/targets/kind': value must be one of 'schema', 'database'"),
+        ("targets.list={a},targets.query=SELECT 'a'", "at '/targets/query': maxLength"),
+        ("targets.list={}", "at '/targets/list/0': minLength"),
+        ("targets.shards=4", "at '/targets/shards': maximum: got 4, want 1"),
+        ("targets.list={a},targets.shards=0", "at '/targets/shards': minimum"),
+        ("targets.names={a}", "at '/targets': additional properties 'names' not allowed"),
+        ("settings.MIGRATE_SHARDS=4", "at '/settings/MIGRATE_SHARDS': false schema"),
+        ("settings.MIGRATE_TARGETS=a", "at '/settings/MIGRATE_TARGETS': false schema"),
         ("database.caSecret=ca,settings.PGSSLMODE=require", "at '/settings/PGSSLMODE': false schema"),
         ("job.backoffLimit=-1", "at '/job/backoffLimit': minimum"),
         ("job.deadline=5", "at '/job': additional properties 'deadline' not allowed"),

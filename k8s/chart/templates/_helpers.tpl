@@ -20,6 +20,24 @@
 {{- end -}}
 {{- end -}}
 
+{{/* The settings that say which schemas or databases; empty where it is the one database. */}}
+{{- define "pgslipway.targets" -}}
+{{- with .Values.targets -}}
+{{- if or .list .query -}}
+- name: MIGRATE_TARGET_KIND
+  value: {{ .kind }}
+{{- with .list }}
+- name: MIGRATE_TARGETS
+  value: {{ join "\n" . | quote }}
+{{- end }}
+{{- with .query }}
+- name: MIGRATE_TARGETS_QUERY
+  value: {{ . | quote }}
+{{- end }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "pgslipway.container" -}}
 {{- $database := .Values.database -}}
 - name: migrate
@@ -54,6 +72,13 @@
       value: verify-full
     - name: PGSSLROOTCERT
       value: /run/secrets/postgres-ca/ca.crt
+    {{- end }}
+    {{- with include "pgslipway.targets" . }}
+    {{- . | nindent 4 }}
+    {{- end }}
+    {{- with .shards }}
+    - name: MIGRATE_SHARDS
+      value: {{ . | quote }}
     {{- end }}
     {{- range $name, $value := .Values.settings }}
     - name: {{ $name }}
