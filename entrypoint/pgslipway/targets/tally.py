@@ -43,7 +43,6 @@ class Tally:
         self.applied = 0
         """How many files were applied, in all targets."""
         self.failures: list[Failure] = []
-        self.tell()
 
     @property
     def done(self) -> int:
