@@ -65,6 +65,8 @@ class Run:
     """Each of them that is applied is so by an image of this newest version, or of a newer one."""
     folder: tuple[int, int, int] | None = None
     """The folder's state when its files were last looked at."""
+    is_pending: bool = False
+    """A look at many targets has found that there is something to do in this one."""
     contents: dict[Migration, Any] = field(default_factory=dict)
     """The findings in files so far: the same for all targets of a run over many."""
     busy_since: dict[tuple[str, int], float] = field(default_factory=dict)
@@ -99,8 +101,9 @@ class Run:
     async def look(self, connection: Connection) -> bool:
         """Tell whether there is nothing to do; if there is, the server must be one that a run can write to."""
         self.refuse_changed()
-        if await self.is_current(self.history, connection):
+        if not self.is_pending and await self.is_current(self.history, connection):
             return True
+        self.is_pending = False
         await refuse_reader(connection)
         return False
 

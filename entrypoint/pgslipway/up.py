@@ -67,7 +67,7 @@ async def apply_pending(run: Run, connection: Connection) -> None:
         their_lock,
     )
 
-    if run.config.location:
+    if run.config.location and not run.config.shared:
         logger.info("connected to %s", run.config.location.name)
     async with sending.own_sql(run.history):
         rows, found = await adopt.look(run, run.history, connection)

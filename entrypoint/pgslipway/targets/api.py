@@ -55,6 +55,7 @@ async def run_on_targets(
     async def bring_up(target: Target, waits: bool) -> bool:
         result, config = results[target.name], over.each.of(target)
         run = over.run_over(config if waits else config.but(lock_timeout=SOON))
+        run.is_pending = True
         try:
             await run_on_pool(pool, run)
         except Exception as error:

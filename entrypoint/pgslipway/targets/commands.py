@@ -47,6 +47,7 @@ async def bring_up(over: Over, target: Target, waits: bool) -> bool:
     """Bring one target up to date; tell whether that took anything. Raises every SlipwayError."""
     config = over.each.of(target)
     run = over.run_over(config if waits else config.but(lock_timeout=SOON))
+    run.is_pending = over.has_schemas  # an older look at a database may have got no answer
     try:
         await bring_up_to_date(run, partial(connect, config))
     finally:

@@ -1,5 +1,6 @@
 """The state of a run over many targets."""
 
+import logging
 from collections.abc import Iterable
 
 from ..config import Config
@@ -15,6 +16,8 @@ from .progress import shown
 from .rollout import Rollout, Work
 from .source import read, refuse_missing
 from .tally import Tally
+
+logger = logging.getLogger(__name__)
 
 SOON = 0.001
 """Seconds for which a target is waited for that another run is at work on, as long as there are others."""
@@ -73,7 +76,10 @@ class Over:
             async with shown(self.tally, "look"):
                 return await looks.databases(targets)
         async with connect(self.each.base, find) as (connection, targets):  # one answer in time; the looks may be many
-            return await looks.schemas(connection, targets)
+            pending = await looks.schemas(connection, targets)
+        if pending and self.config.location:
+            logger.info("connected to %s", self.config.location.name)
+        return pending
 
     async def go(self, targets: Iterable[Target], work: Work) -> None:
         """Do the work on every target, by the rules of the rollout."""
