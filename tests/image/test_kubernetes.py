@@ -101,11 +101,14 @@ def build(folder: Path) -> list[Json]:
     return documents(tool("kustomize", "build", folder))
 
 
+def blocks_of_the_readme() -> list[str]:
+    """The README of the chart: the dependency, the values, the lines in a Deployment, and the values for targets."""
+    return re.findall(r"```yaml\n(.*?)```", (CHART / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
 def make_parent_chart(folder: Path) -> Path:
     """The chart of an app, made as the README of ours says: dependency, values, and two lines in a Deployment."""
-    dependencies, values, lines = re.findall(
-        r"```yaml\n(.*?)```", (CHART / "README.md").read_text(encoding="utf-8"), re.DOTALL
-    )
+    dependencies, values, lines, _ = blocks_of_the_readme()
     init, volumes = re.split(r"(?=^      volumes:)", lines, flags=re.MULTILINE)
     deployment = (K8S / "base/deployment.yaml").read_text(encoding="utf-8")
     deployment = re.sub(r"      initContainers:\n.*?(?=      containers:)", init, deployment, flags=re.DOTALL)
@@ -840,18 +843,23 @@ def test_query_in_the_comment_stands_for_the_list(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["job", "initContainer"])
-def test_query_of_the_chart_reaches_the_job_and_the_pods(mode: str, tmp_path: Path) -> None:
-    values = {"mode": mode, "targets.query": "SELECT 'tenant_acme'"}
+def test_targets_in_the_readme_of_the_chart_reach_the_job_and_the_pods(mode: str, tmp_path: Path) -> None:
+    file = tmp_path / "values.yaml"
+    file.write_text(blocks_of_the_readme()[-1], encoding="utf-8")
+    parent = make_parent_chart(tmp_path / "parent")
 
-    made = template(make_parent_chart(tmp_path / "parent"), values)
+    settings = (f"--values={file}", f"--set=pgslipway.mode={mode}")
+    made = documents(tool("helm", "template", "my-release", parent, *settings))
 
     for document in made:
         (container,) = (it for it in containers(document["spec"]["template"]["spec"]) if it["name"] == "migrate")
-        settings = {entry["name"]: entry.get("value") for entry in container["env"]}
-        assert settings["MIGRATE_TARGETS_QUERY"] == "SELECT 'tenant_acme'"
-        assert settings["MIGRATE_TARGET_KIND"] == "schema"
-        assert "MIGRATE_TARGETS" not in settings
-        assert settings.get("MIGRATE_SHARDS") == ("1" if document["kind"] == "Job" else None)
+        env = {entry["name"]: entry.get("value") for entry in container["env"] if entry["name"].startswith("MIGRATE_")}
+        ours = {
+            "MIGRATE_TARGETS_QUERY": r"SELECT datname FROM pg_database WHERE datname LIKE 'tenant\_%'",
+            "MIGRATE_TARGET_KIND": "database",
+        }
+        assert env == (ours | {"MIGRATE_SHARDS": "4"} if document["kind"] == "Job" else ours)
+    assert [document["kind"] for document in made].count("Job") == (1 if mode == "job" else 0)
 
 
 # Hooks
