@@ -154,6 +154,8 @@ def with_advice(error: BaseException, text: str) -> str:
     """Return the text of an error, in words that say what to do where its own do not."""
     if isinstance(error, ssl.SSLError) and is_about_a_file(error):
         return f"{text}; look at PGSSLCERT, PGSSLKEY (without a passphrase), PGSSLROOTCERT and PGSSLCRL"
+    if isinstance(error, asyncpg.InternalClientError) and "cannot switch to state" in text:
+        return "the server ended it"  # the driver's own words are about itself
     if STATEMENT_POOLING in text:
         return f"{text}; have the pooler use pool_mode=transaction or pool_mode=session"
     if "unsupported startup" in text:

@@ -205,7 +205,7 @@ def test_refusal_about_the_history_says_what_was_being_done_and_where(sqlstate: 
     )
 
 
-WORDS: dict[str, tuple[OSError, str]] = {
+WORDS: dict[str, tuple[Exception, str]] = {
     "no route": (OSError(errno.EHOSTUNREACH, "Connect call failed ('10.0.0.1', 5432)"), "No route to host"),
     "no network": (OSError(errno.ENETUNREACH, "Connect call failed ('::1', 5432, 0, 0)"), "Network is unreachable"),
     "refused": (ConnectionRefusedError(errno.ECONNREFUSED, "Multiple exceptions: [Errno 111] …"), "Connection refused"),
@@ -214,11 +214,15 @@ WORDS: dict[str, tuple[OSError, str]] = {
     "name, later": (socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
                     "Temporary failure in name resolution"),
     "certificate": (ssl.SSLCertVerificationError(1, "certificate verify failed"), "certificate verify failed"),
+    "state of the driver": (
+        asyncpg.InternalClientError("cannot switch to state 15; another operation (2) is in progress"),
+        "the server ended it",
+    ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("error", "words"), WORDS.values(), ids=WORDS)
-def test_failure_is_told_in_the_words_of_the_system(error: OSError, words: str) -> None:
+def test_failure_is_told_in_the_words_of_the_system(error: Exception, words: str) -> None:
     assert describe(error) == words
 
 

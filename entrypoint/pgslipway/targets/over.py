@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable
+from contextlib import nullcontext
 
 from ..config import Config
 from ..connect import connect
@@ -83,7 +84,8 @@ class Over:
 
     async def go(self, targets: Iterable[Target], work: Work) -> None:
         """Do the work on every target, by the rules of the rollout."""
-        async with shown(self.tally, self.request.options.command):
+        command = self.request.options.command
+        async with nullcontext() if command == "wait" else shown(self.tally, command):  # it says what it waits for
             await Rollout(self.config, targets, work, self.tally).run()
 
     def run_over(self, config: Config) -> Run:
