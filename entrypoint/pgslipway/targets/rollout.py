@@ -43,8 +43,9 @@ class Rollout:
         """Begin every target, unless too many have failed; those at work end in peace. Cancelling cancels them all."""
         for _ in range(self.config.canaries):
             await self.begin(is_canary=True)
+        self.workers = min(self.config.parallel, len(self.left) + len(self.later))  # at once: the first is not alone
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(self.config.parallel, len(self.left) + len(self.later))):
+            for _ in range(self.workers):
                 group.create_task(self.go_on())
         if left := len(self.left) + len(self.later):
             limit = self.config.max_failures
@@ -52,7 +53,6 @@ class Rollout:
 
     async def go_on(self) -> None:
         """Work on one target after the other."""
-        self.workers += 1
         while await self.begin():
             pass
         self.workers -= 1
