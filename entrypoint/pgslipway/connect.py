@@ -9,8 +9,8 @@ from typing import TypeVar
 
 from .config import Config, Location
 from .dial import Connection, open_connection
-from .driver_errors import BROKEN, NO_ANSWER, RETRIED, describe, heals, lacks_database, verdict
-from .errors import AccessRefused, BadConfiguration, DatabaseUnavailable, NoDatabase, NotYet, SlipwayError
+from .driver_errors import BROKEN, NO_ANSWER, RETRIED, describe, heals, is_full, lacks_database, verdict
+from .errors import AccessRefused, BadConfiguration, DatabaseUnavailable, NoDatabase, NoPlace, NotYet, SlipwayError
 
 Answer = TypeVar("Answer")
 
@@ -90,14 +90,17 @@ async def wait_for_answer(
     location.waited = 0.0
     numbers = count()
     causes: dict[str, float] = {}
+    told: Exception | None = None
 
     async def attempt() -> tuple[Connection, Answer]:
+        nonlocal told
         try:
             seconds = max(LAST_ATTEMPT, min(ATTEMPT_TIMEOUT, deadline - loop.time()))
             async with asyncio.timeout(seconds):  # which leaves open_connection the time to tell who did not answer
                 connection = await open_connection(location, next(numbers), 0.95 * seconds)
                 return connection, await ask(connection, first_query)
         except Exception as error:
+            told = told if describe(error) == NO_ANSWER else error
             await help_next(config, location, seconds, error)
             raise
 
@@ -112,7 +115,7 @@ async def wait_for_answer(
             log = log_causes(location.name, describe, causes)
             return await keep_trying(attempt, error, heals=heals, limit=deadline - loop.time(), log=log)
     except Exception as error:
-        if failure := gave_up(error, config, list(causes)):
+        if failure := gave_up(error, config, list(causes), told):
             raise failure from error
         raise
 
@@ -145,11 +148,18 @@ async def ask(connection: Connection, first_query: Callable[[Connection], Awaita
         raise
 
 
-def gave_up(error: Exception, config: Config, causes: Sequence[str]) -> SlipwayError | None:
-    """Return the meaning of the last `error`, after earlier causes; None where its own message is enough."""
+def gave_up(
+    error: Exception, config: Config, causes: Sequence[str], told: Exception | None = None
+) -> SlipwayError | None:
+    """Return the meaning of the last `error`, after earlier causes; None where its own message is enough.
+
+    `told` is the last one that was an answer.
+    """
     failure = verdict(error)
     if failure is None or (isinstance(error, SlipwayError) and failure not in RETRIED):
         return None
+    if failure is DatabaseUnavailable and is_full(told):
+        failure = NoPlace
     cause = describe(error)
     if cause == NO_ANSWER and (earlier := [other for other in causes if other != NO_ANSWER]):
         cause += f"; before that: {earlier[-1]}"  # the last attempt is cut short

@@ -15,6 +15,7 @@ from .errors import (
     Busy,
     DatabaseUnavailable,
     NoDatabase,
+    NoPlace,
     NotYet,
     SlipwayError,
     StartOver,
@@ -26,7 +27,7 @@ BUSY = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError, asyncpg.Se
 """Pass when whoever uses the tables is done."""
 MADE = (asyncpg.UniqueViolationError, asyncpg.DuplicateSchemaError, asyncpg.DuplicateTableError)
 """The failures of making a schema or a table that somebody else makes at the same moment."""
-RETRIED = {DatabaseUnavailable, NoDatabase, NotYet}
+RETRIED = {DatabaseUnavailable, NoDatabase, NoPlace, NotYet}
 NO_ANSWER = "no answer in time"
 HEALING = {"08", "25", "40", "53", "57", "58", "XX"}
 """Classes of SQLSTATE that may pass: connection, read-only, conflict, resources, operator, system, internal."""
@@ -88,6 +89,11 @@ def lacks_database(error: BaseException) -> bool:
     error = root(error)
     is_refusal = isinstance(error, asyncpg.PostgresError)
     return is_refusal and bool(re.search('database ".*" does not exist|no such database', str(error)))
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Tell whether the server had no place for one more connection."""
+    return error is not None and isinstance(root(error), asyncpg.TooManyConnectionsError)
 
 
 def is_about_a_file(error: BaseException) -> bool:

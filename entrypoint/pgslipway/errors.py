@@ -110,7 +110,7 @@ class DatabaseUnavailable(SlipwayError, exit_code=10, result="database unavailab
 
 
 class NoPlace(DatabaseUnavailable, result="database unavailable"):
-    """A pooler had no place for the second connection that a run needs behind it."""
+    """The server had no place for one more connection, or a pooler none for the second one that a run needs there."""
 
 
 class Locked(SlipwayError, exit_code=11, result="locked"):

@@ -12,9 +12,12 @@ import ssl
 import asyncpg
 import pytest
 
+from pgslipway.config import Config, Location
+from pgslipway.connect import gave_up
 from pgslipway.driver_errors import describe, heals, nobody_answered, verdict
 from pgslipway.engine.findings import failure_of
 from pgslipway.engine.sending import is_lost
+from pgslipway.errors import DatabaseUnavailable, NoPlace
 from pgslipway.history import History
 
 HOT_STANDBY = "Hot standby mode is disabled."
@@ -235,3 +238,23 @@ def test_final_failure_at_one_of_several_addresses_is_final() -> None:
 
         assert not heals(error)
         assert describe(error) == f"a: Connection refused; b: {refused_tls}"
+
+
+@pytest.mark.parametrize(
+    ("told", "kind"),
+    [
+        (asyncpg.TooManyConnectionsError("sorry, too many clients already"), NoPlace),
+        (asyncpg.CannotConnectNowError("the database system is starting up"), DatabaseUnavailable),
+        (None, DatabaseUnavailable),
+    ],
+    ids=["full", "starting", "silent"],
+)
+def test_server_that_was_full_has_no_place_though_the_last_attempt_was_cut_short(
+    told: Exception | None, kind: type[Exception]
+) -> None:
+    config = Config(location=Location({"PGHOST": "db", "PGUSER": "u", "PGDATABASE": "d"}))
+
+    failure = gave_up(TimeoutError(), config, [describe(told)] if told else [], told)
+
+    assert type(failure) is kind
+    assert f"before that: {told}" in str(failure) or told is None

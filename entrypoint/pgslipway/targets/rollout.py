@@ -6,10 +6,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeAlias
 
-import asyncpg
-
 from ..config import Config
-from ..errors import DatabaseUnavailable, Locked, NoPlace, SlipwayError
+from ..errors import Locked, NoPlace, SlipwayError
 from ..log import TARGET
 from ..words import count
 from .names import Target
@@ -83,7 +81,7 @@ class Rollout:
         if isinstance(error, Locked) and not has_waited:
             self.later.append(target)
             return True
-        if is_crowded(error) and not is_alone:
+        if isinstance(error, NoPlace) and not is_alone:
             self.later.append(target)  # a limit of this one database would take a place from all others
             left = max(1, self.workers - 1)
             logger.warning("%s at a time from now on: %s", count(left, "target"), error)
@@ -102,10 +100,3 @@ class Rollout:
         same = f"failed as {first} did, exit code {error.exit_code}"
         is_first = first in {"", target.name}
         logger.error("%s", text if is_first else same, extra={"exit_code": error.exit_code, "result": error.result})
-
-
-def is_crowded(error: Exception) -> bool:
-    """Tell whether the server, or a pooler, had no place for one more connection."""
-    if isinstance(error, NoPlace):
-        return True
-    return isinstance(error, DatabaseUnavailable) and isinstance(error.__cause__, asyncpg.TooManyConnectionsError)
