@@ -146,11 +146,15 @@ class Dialler:
         in the log.
         """
         named = {"ssl": ssl, "server_hostname": host} if ssl else {}
+
+        def made() -> Any:
+            protocol = factory()
+            if answer := getattr(protocol, "on_data", None):  # to the question for TLS
+                answer.add_done_callback(lambda answer: answer.cancelled() or answer.exception())
+            return protocol
+
         async with asyncio.timeout(self.seconds):
-            transport, protocol = await self.loop.create_connection(factory, self.address, port, **named)
-        if answer := getattr(protocol, "on_data", None):  # to the question for TLS
-            answer.add_done_callback(lambda answer: answer.cancelled() or answer.exception())
-        return transport, protocol
+            return await self.loop.create_connection(made, self.address, port, **named)
 
 
 def keep_alive(connection: Connection) -> None:
