@@ -70,6 +70,8 @@ class Outcome:
         while len(encoded := to_json(fields).encode(errors="replace")) > limit:
             if long := next((name for name in ("applied", "problems") if fields[name]), None):
                 fields[long] = fields[long][: len(fields[long]) // 2]
+            elif (targets := fields.get("targets")) and targets["failures"]:
+                fields["targets"] = {**targets, "failures": targets["failures"][: len(targets["failures"]) // 2]}
             else:
                 fields["message"] = fields["message"][: len(fields["message"]) * 3 // 4] + " …"
         return encoded

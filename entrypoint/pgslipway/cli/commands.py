@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 from .. import files
-from ..config import Config
 from ..connect import connect
 from ..dial import Connection
 from ..engine.order import disorder
@@ -17,7 +16,7 @@ from ..engine.variables import checked
 from ..errors import BadMigrations, NotYet
 from ..migrations import migrations_in, repeatable_in
 from ..request import Request
-from ..run import begin, refuse_reader, superseded
+from ..run import Run, begin, refuse_reader, superseded
 from ..words import both, count, few, names
 from .adopt import adopt
 from .down import down
@@ -33,7 +32,7 @@ Command: TypeAlias = Callable[[Request], Awaitable[str]]
 
 async def status(request: Request) -> str:
     """Show a row for each migration. Raises NotYet with --exit-code when something is pending."""
-    plan, unfinished, is_theirs, repeated = await plan_of(request.config)
+    plan, unfinished, is_theirs, repeated = await plan_of(await begin(request.config))
     shown = rows(plan, unfinished, is_theirs=is_theirs, repeated=repeated)
     again = [row.filename for row in repeated if row.state == PENDING]
     pending = both(len(plan.pending), len(again))
@@ -48,22 +47,21 @@ async def status(request: Request) -> str:
 
 async def plan(request: Request) -> str:
     """Show the files that `up` would apply. Raises the failure with which `up` would refuse."""
-    lines, left = await plan_lines(request.config)
+    lines, left = await plan_lines(await begin(request.config))
     for line in lines:
         show(line)
     return left
 
 
-async def plan_lines(config: Config) -> tuple[list[str], str]:
+async def plan_lines(run: Run) -> tuple[list[str], str]:
     """Return a line for each file that `up` would apply, and how many these are. Raises as `plan` does."""
-    run = await begin(config)
     lines = []
 
     async def first_query(connection: Connection) -> None:
         if not await run.is_current(run.history_as_login, connection):
             await refuse_reader(connection)
 
-    async with connect(config, first_query) as (connection, _):
+    async with connect(run.config, first_query) as (connection, _):
         jobs, unfinished, found = await preview(run, connection)
     if found and found.rows:
         lines.append(f"adopt {count(len(found.rows), 'migration')} from {found.source}: {names(found.rows)}")
@@ -95,6 +93,7 @@ async def check(request: Request) -> str:
     for one in repeated:
         _, contents = checked(one, None)
         problems += contents.problems + misfits(one, contents)
+        problems += contents.owned_by_one if over_schemas else []
     if problems:
         raise BadMigrations(*problems)
     laid_out = f", laid out as by {folder.layout}" if folder.layout != files.PLAIN else ""

@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
-from ..config import Config
 from ..connect import connect
 from ..dial import Connection
 from ..engine.adopt import Adoption, look
@@ -20,7 +19,7 @@ from ..engine.squash import is_squash
 from ..engine.their_lock import refuse
 from ..files import PLAIN
 from ..migrations import Applied, shown
-from ..run import Run, begin
+from ..run import Run
 from ..words import short, visible
 
 NOT_HERE = "(a file that this image does not have)"
@@ -48,20 +47,19 @@ class Row:
         return "-" if self.version is None else shown(self.layout, self.version, self.filename)
 
 
-async def plan_of(config: Config) -> tuple[Plan, Unfinished, bool, list[Row]]:
+async def plan_of(run: Run) -> tuple[Plan, Unfinished, bool, list[Row]]:
     """Read the history and the journal, once Postgres answers; compare the history with the files.
 
     And tell whether that is another tool's history, which is still to be adopted; and return the rows of the repeatable
     files.
     """
-    run = await begin(config)
 
     async def first_look(connection: Connection) -> tuple[list[Applied], Adoption | None]:
         rows, found = await look(run, run.history_as_login, connection)
         await refuse(found, connection)
         return rows, found
 
-    async with connect(config, first_look) as (connection, (history, found)), own_sql(run.history):
+    async with connect(run.config, first_look) as (connection, (history, found)), own_sql(run.history):
         rows = found.rows if found else history
         plan = make_plan(run.migrations, rows, is_squash=is_squash(run.migrations, rows))
         run.newest_row = plan.newest_row

@@ -47,7 +47,7 @@ async def run_on_targets(
     """
     over = Over(Request(config_of(folder, keywords), Options()))
     over.each.shared = None  # the pool keeps the connections
-    targets, _ = targets_of([Word(f"targets[{number}]", text) for number, text in enumerate(names)], "schema")
+    targets, _double = targets_of([Word(f"targets[{number}]", text) for number, text in enumerate(names)], "schema")
     looks = Looks(over.each, over.run, over.tally, role=over.config.role)
     async with acquire(pool, over.run, lambda connection: looks.schemas(connection, targets)) as (_, pending):
         results = {one.name: TargetResult(one.name, "not begun" if one in pending else "up to date") for one in targets}

@@ -1,10 +1,10 @@
 """THE PAGE of a run over many: find the targets, look which of them have anything to do, go over those."""
 
 import asyncio
+from copy import copy
 from functools import partial
-from math import inf
 
-from ..connect import connect
+from ..connect import connect, location_of
 from ..errors import BadConfiguration
 from ..log import TARGET
 from ..request import Request
@@ -12,9 +12,7 @@ from ..up import bring_up_to_date
 from ..wait import wait
 from .names import Target
 from .over import SOON, Over
-
-LAST_LOOK = 0.25
-"""Seconds that `wait` gives a target at least."""
+from .source import NO_SCHEMA
 
 
 async def over_targets(request: Request) -> str | None:
@@ -38,8 +36,12 @@ async def over_targets(request: Request) -> str | None:
 
 async def up(over: Over) -> str:
     """Bring every target up to date: canaries, then several at a time, until too many have failed."""
-    pending = await over.pending(over.config.role)
-    await over.go(pending, partial(bring_up, over))
+    files = None
+    while files != (files := over.files()):  # a mounted ConfigMap may change: then all are looked at again
+        over.tally.reset()
+        await over.go(await over.pending(over.config.role), partial(bring_up, over))
+        if over.tally.failures:
+            break
     return over.up_to_date()
 
 
@@ -58,12 +60,14 @@ async def bring_up(over: Over, target: Target, waits: bool) -> bool:
 async def wait_for_all(over: Over) -> str:
     """Block until every target holds every migration. Raises NotYet when the wait timeout has passed."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + (over.config.wait_timeout or inf)
+    began = loop.time()
     pending = await over.pending(None)
 
     async def wait_for(target: Target, _: bool) -> bool:
-        left = max(LAST_LOOK, deadline - loop.time())
-        await wait(over.each.of(target).but(wait_timeout=round(left, 1) if left < inf else 0.0))
+        config = over.each.of(target)
+        location = copy(location_of(config))
+        location.waited = loop.time() - began
+        await wait(config.but(location=location))
         return False
 
     over.config = over.config.but(canaries=0)
@@ -77,11 +81,11 @@ async def choose(over: Over) -> None:
     if name is None:
         raise BadConfiguration(f"{command} takes one of the targets, as in: pgslipway {command} --target NAME …")
     over.config = over.config.but(shards=None)
-    found = [target for target in await over.targets() if target.name == name]
-    if not found:
-        raise BadConfiguration(f"--target: {name!r} is none of the targets")
+    targets = await over.targets(name)
+    if not targets:
+        raise BadConfiguration(NO_SCHEMA.format(name))
     TARGET.set(name)
-    over.request.config = over.each.of(found[0]).but(shared=None)
+    over.request.config = over.each.of(targets[0]).but(shared=None)
 
 
 COMMANDS = {"up": up, "wait": wait_for_all}

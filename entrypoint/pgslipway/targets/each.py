@@ -1,5 +1,6 @@
 """The settings for one target: the same as for a run over it alone."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ..config import Config, Location
@@ -57,6 +58,17 @@ class Each:
         if location.problems:
             raise BadConfiguration(*location.problems)
         return self.config.but(**ALONE, location=location)
+
+    def check(self, targets: Iterable[Target]) -> None:
+        """Raise BadConfiguration with every URL that cannot be read."""
+        problems = []
+        for target in targets if self.config.target_kind == "url" else ():
+            try:
+                self.of(target)
+            except BadConfiguration as error:
+                problems += [f"{target.name}: {problem}" for problem in error.problems]
+        if problems:
+            raise BadConfiguration(*problems)
 
     def of_schema(self, schema: str) -> Config:
         """Return the settings for a schema: its own history, and a search_path with nothing else."""

@@ -10,14 +10,14 @@ import asyncpg
 
 from ..connect import ATTEMPT_TIMEOUT
 from ..dial import Connection, open_connection
-from ..driver_errors import BROKEN, heals
+from ..driver_errors import BROKEN, heals, is_full
 from ..errors import SlipwayError
 from ..question import UP_TO_DATE, digest, digests_sql, look_sql, texts_digest
 from ..quote import quote_array, quote_literal
 from ..run import Run
 from .each import Each
 from .names import Target
-from .source import column, refuse_missing
+from .source import column, present
 from .tally import Tally
 
 AT_ONCE = 500
@@ -44,6 +44,8 @@ class Looks:
         self.tally = tally
         self.role = role
         self.config = each.config
+        self.gone = 0
+        """How many schemas that a query has named are not there any more."""
         self.expected = digest([(one.version, one.checksum) for one in run.migrations])
         if run.repeatable:
             self.expected += texts_digest((one.filename, one.checksum) for one in run.repeatable)
@@ -53,7 +55,7 @@ class Looks:
         self.tally.begin(len(targets))
         found = [await self.soon(connection, targets[n : n + AT_ONCE]) for n in range(0, len(targets), AT_ONCE)]
         pending = [target for some in found for target in some]
-        self.tally.succeed(len(targets) - len(pending))
+        self.tally.succeed(len(targets) - len(pending) - self.gone)
         return pending
 
     async def soon(self, connection: Connection, targets: Sequence[Target]) -> Sequence[Target]:
@@ -81,7 +83,7 @@ class Looks:
         except asyncpg.PostgresError as error:
             if connection.is_closed() or isinstance(error, asyncpg.LockNotAvailableError):
                 raise
-        await refuse_missing(connection, targets)
+        targets = await self.present(connection, targets)
         askable = await column(connection, self.askable_sql(targets))
         asked = [target for target in targets if target.name in {*askable}]
         try:
@@ -92,6 +94,13 @@ class Looks:
             return targets
         current = {target.name for target in asked} - {target.name for target in differing}
         return [target for target in targets if target.name not in current]
+
+    async def present(self, connection: Connection, targets: Sequence[Target]) -> list[Target]:
+        """Return those of the schemas that are there. Raises BadConfiguration for one of a list that is not."""
+        found = await present(self.config, connection, targets)
+        self.tally.begin(self.tally.total - len(targets) + len(found))
+        self.gone += len(targets) - len(found)
+        return found
 
     async def named(self, connection: Connection, targets: Sequence[Target], look: str) -> list[Target]:
         """Return the targets that the query names."""
@@ -130,6 +139,7 @@ class Looks:
         self.tally.begin(len(targets))
         left, current = iter(targets), set()
         is_silent = False
+        is_one_server = self.config.target_kind == "database"
 
         async def look() -> None:
             nonlocal is_silent
@@ -137,7 +147,7 @@ class Looks:
                 try:
                     is_current = await self.is_current(target)
                 except (*BROKEN, SlipwayError) as error:
-                    is_silent = is_silent or heals(error)
+                    is_silent = is_silent or (is_one_server and heals(error) and not is_full(error))
                 else:
                     if is_current:
                         current.add(target.name)

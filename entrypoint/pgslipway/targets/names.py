@@ -76,7 +76,7 @@ def target_of(word: Word, kind: str) -> Target:
     """Return the target that a word names. Raises ValueError; no URL is in its message."""
     if kind == "url":
         return target_at(word.text)
-    if "://" in word.text:
+    if "://" in word.text or (word.is_listed and "=" in word.text):  # not shown: it may hold a password
         raise ValueError("a URL, where MIGRATE_TARGET_KIND=url was not set; or write a name")
     check_name(word.text)
     if word.is_listed and (word.text != word.text.strip(";\"'") or "," in word.text):
@@ -91,7 +91,7 @@ def target_of(word: Word, kind: str) -> Target:
 def target_at(text: str) -> Target:
     """Return the target that `name=URL` stands for. Raises ValueError."""
     label, equals, url = text.partition("=")
-    if not equals or "://" in label:
+    if not equals or "://" in label or "@" in label or ":" in label:
         raise ValueError("expected name=postgresql://… (the value is not shown: it may hold a password)")
     if not url.startswith(("postgresql://", "postgres://")):
         raise ValueError(f"{label[:100]}: expected postgresql://… behind the =")

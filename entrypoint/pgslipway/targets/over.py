@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 
 from ..config import Config
-from ..connect import connect
+from ..connect import connect, reconnect
 from ..dial import Connection
-from ..errors import FilesChanged
+from ..errors import BadConfiguration, FilesChanged
 from ..request import Request
 from ..run import Run, newest_of, run_of
 from .each import Each
@@ -15,7 +15,7 @@ from .looks import Looks
 from .names import Target
 from .progress import shown
 from .rollout import Rollout, Work
-from .source import read, refuse_missing
+from .source import present, read
 from .tally import Tally
 
 logger = logging.getLogger(__name__)
@@ -30,11 +30,15 @@ class Over:
     def __init__(self, request: Request) -> None:
         """Take the settings. Raises BadConfiguration where they do not go together, BadMigrations."""
         self.request = request
-        self.config = request.config
-        self.each = Each(request.config)
+        create = request.config.create_database
+        creates = {"up": create, "adopt": create, "wait": "expect" if create == "yes" else "no"}
+        self.config = request.config.but(create_database=creates.get(request.options.command, "no"))
+        self.each = Each(self.config)
         self.run = run_of(self.each.base, [])
         """The files, which are the same for all."""
         self.tally = Tally(request.targets)
+        self.noted: set[str] = set()
+        """The names of files that were applied to some target."""
 
     @property
     def has_schemas(self) -> bool:
@@ -51,33 +55,28 @@ class Over:
         """Return the last line of a run after which all targets are up to date. Raises as `Tally.result` does."""
         return f"up to date: {self.tally.result()}; {newest_of(self.run)}{self.share}"
 
-    async def targets(self) -> list[Target]:
-        """Return the targets of this pod. Raises BadConfiguration for an empty list, and schemas that are not there."""
+    async def targets(self, only: str | None = None) -> list[Target]:
+        """Return the targets of this pod, or the `only` one.
 
-        async def find(connection: Connection) -> list[Target]:
-            targets = await read(self.config, connection)
-            if self.has_schemas:
-                await refuse_missing(connection, targets)
-            return targets
-
+        Raises BadConfiguration for an empty list, for schemas that are not there, and for URLs that cannot be read.
+        """
         if not self.has_schemas and self.config.targets is not None:
-            return await read(self.config, None)
-        async with connect(self.each.base, find) as (_, targets):
-            return targets
+            return chosen(await read(self.config, None), only)
+        async with reconnect(self.each.base) as connection:
+            targets = chosen(await read(self.config, connection), only)
+            return await present(self.config, connection, targets) if self.has_schemas else targets
 
     async def pending(self, role: str | None) -> list[Target]:
         """Return the targets that may have something to do; the others are counted. Raises as `targets` does."""
         looks = Looks(self.each, self.run, self.tally, role=role)
 
-        async def find(connection: Connection) -> list[Target]:
-            return await read(self.config, connection)
-
         if not self.has_schemas:
             targets = await self.targets()
+            self.each.check(targets)
             async with shown(self.tally, "look"):
                 return await looks.databases(targets)
-        async with connect(self.each.base, find) as (connection, targets):  # one answer in time; the looks may be many
-            pending = await looks.schemas(connection, targets)
+        async with connect(self.each.base, no_question) as (connection, _):  # the looks may be many, and take long
+            pending = await looks.schemas(connection, await read(self.config, connection))
         if pending and self.config.location:
             logger.info("connected to %s", self.config.location.name)
         return pending
@@ -90,10 +89,7 @@ class Over:
 
     def run_over(self, config: Config) -> Run:
         """Return the run over one target, with the files as they are now. Raises FilesChanged if they keep changing."""
-        try:
-            self.run.refuse_changed()
-        except FilesChanged as error:
-            self.run.start_over(error)
+        self.files()
         run = Run(config, self.run.migrations, repeatable=self.run.repeatable, contents=self.run.contents)
         run.folder = self.run.folder
         return run
@@ -102,4 +98,25 @@ class Over:
         """Note the files that were applied to a target: each name once, and how many they were."""
         names = [*applied]
         self.tally.applied += len(names)
-        self.request.applied += [name for name in names if name not in self.request.applied]
+        self.request.applied += [name for name in names if name not in self.noted]
+        self.noted |= {*names}
+
+    def files(self) -> set[tuple[str, str]]:
+        """Return name and checksum of each file as it is now. Raises FilesChanged if they keep changing."""
+        try:
+            self.run.refuse_changed()
+        except FilesChanged as error:
+            self.run.start_over(error)
+        return {(one.filename, one.checksum) for one in (*self.run.migrations, *self.run.repeatable)}
+
+
+def chosen(targets: list[Target], only: str | None) -> list[Target]:
+    """Return the targets, or the `only` one. Raises BadConfiguration where it is none of them."""
+    found = [target for target in targets if only in {None, target.name}]
+    if not found and only is not None:
+        raise BadConfiguration(f"--target: {only!r} is none of the targets")
+    return found
+
+
+async def no_question(_: Connection) -> None:
+    """Ask nothing: the first question comes afterwards."""

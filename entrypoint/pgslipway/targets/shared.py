@@ -1,11 +1,12 @@
 """The connections that targets of one database share, one target at a time each: none is opened for each schema."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from ..config import Config
-from ..connect import close, wait_for_answer
+from ..connect import ATTEMPT_TIMEOUT, close, wait_for_answer
 from ..dial import Connection
 from ..driver_errors import BROKEN
 from ..errors import DatabaseUnavailable, NotYet
@@ -47,7 +48,8 @@ class Shared:
         while self.free:
             connection = self.free.pop()
             try:
-                return connection, await first_query(connection)
+                async with asyncio.timeout(ATTEMPT_TIMEOUT):  # a network may have forgotten it
+                    return connection, await first_query(connection)
             except (*BROKEN, NotYet, DatabaseUnavailable):  # the server may have ended it while nobody used it
                 connection.terminate()
             except BaseException:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import INTERNAL_ERROR, Problem, SlipwayError, Stopped, TargetsToMend, TargetsToRetry
+from ..lines import to_json
 from ..words import count, few
 
 logger = logging.getLogger(__name__)
@@ -13,8 +14,8 @@ FIRST_OF_A_PERSON = 20
 """The first exit code that needs a person."""
 MOST_TOLD = 10
 """Failures that are told once more at the end; each was logged when it happened."""
-MOST_NAMES = 1024
-"""Characters of the names in the outcome, whose other parts have to fit into the same 4 KiB."""
+MOST_NAMES = 700
+"""Bytes of the names in the outcome, whose other parts have to fit into the same 4 KiB."""
 KINDS = {kind.exit_code: kind for kind in SlipwayError.__subclasses__() if kind is not Stopped}
 """The failure of each exit code."""
 
@@ -22,13 +23,12 @@ KINDS = {kind.exit_code: kind for kind in SlipwayError.__subclasses__() if kind 
 class Failure:
     """Why one target failed: no more than a message needs, since there may be thousands."""
 
-    __slots__ = ("bug", "exit_code", "problem", "result", "target")
+    __slots__ = ("exit_code", "problem", "result", "target")
 
     def __init__(self, target: str, error: Exception) -> None:
         self.target = target
         self.exit_code = getattr(error, "exit_code", INTERNAL_ERROR)
         self.result = getattr(error, "result", "internal error")
-        self.bug = None if isinstance(error, SlipwayError) else error
         first = error.problems[0] if isinstance(error, SlipwayError) else Problem(repr(error))
         self.problem = Problem(first.text, first.file, first.line, joint=first.joint)
         self.problem.target = target
@@ -43,11 +43,17 @@ class Tally:
         self.applied = 0
         """How many files were applied, in all targets."""
         self.failures: list[Failure] = []
+        self.bug: Exception | None = None
+        """The first failure that nobody has foreseen."""
 
     @property
     def done(self) -> int:
         """How many targets have ended, in whichever way."""
         return self.up_to_date + self.migrated + self.stopped + len(self.failures)
+
+    def reset(self) -> None:
+        """Begin to count anew, but for the files that were applied."""
+        self.total = self.up_to_date = self.migrated = 0
 
     def begin(self, total: int) -> None:
         """Note how many targets there are."""
@@ -64,6 +70,8 @@ class Tally:
 
     def fail(self, target: str, error: Exception) -> None:
         """Count a target that failed."""
+        if not isinstance(error, SlipwayError):
+            self.bug = self.bug or error
         self.failures.append(Failure(target, error))
         self.tell()
 
@@ -84,7 +92,7 @@ class Tally:
         """The names of the targets that failed, as many as the outcome has place for."""
         length, names = 0, []
         for failure in self.failures:
-            if (length := length + len(failure.target) + 4) > MOST_NAMES:
+            if (length := length + len(to_json(failure.target).encode()) + 2) > MOST_NAMES:
                 break
             names.append(failure.target)
         return names
@@ -92,9 +100,11 @@ class Tally:
     def result(self) -> str:
         """Return the last line of a run without a failure. Raises the failure that stands for all of them."""
         if not self.failures:
+            if self.done != self.total:
+                raise RuntimeError(f"{self.total - self.done} targets were left out")
             return f"{count(self.total, 'target')}: {', '.join(self.counted())}"
-        bug = self.failures[0].bug
-        raise bug if bug and all(failure.bug for failure in self.failures) else self.verdict()
+        is_bug = self.bug and all(failure.exit_code == INTERNAL_ERROR for failure in self.failures)
+        raise self.bug if self.bug and is_bug else self.verdict()
 
     def verdict(self) -> SlipwayError:
         """Return the failure that stands for all: of their kind where they agree, else by whether all can heal."""

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from ..cli.adopt import adopt
-from ..cli.commands import CREATING, Command, plan_lines
+from ..cli.commands import Command, plan_lines
 from ..cli.down import down
 from ..cli.rows import Row, aligned, plan_of, rows, show, to_json
 from ..errors import NotYet
@@ -29,7 +29,7 @@ async def status(over: Over) -> str:
     as_json = over.request.options.json
 
     async def look(target: Target, _: bool) -> bool:
-        found = rows(*await plan_of(over.each.of(target)))
+        found = rows(*await plan_of(over.run_over(over.each.of(target))))
         if as_json:
             show(f'{"," if told else "["}\n{{"target": {json.dumps(target.name)}, "migrations": {to_json(found)}}}')
         told[target.name] = Counter(row.state for row in found)
@@ -68,13 +68,17 @@ async def plan(over: Over) -> str:
     targets = await read_only(over)
 
     async def look(target: Target, _: bool) -> bool:
-        lines, _left = await plan_lines(over.each.of(target))
+        lines, _left = await plan_lines(over.run_over(over.each.of(target)))
         same.setdefault(tuple(lines), []).append(target.name)
         return False
 
     await over.go(targets, look)
     nothing = len(same.pop((), []))
-    for lines, names in same.items():
+    place = {target.name: number for number, target in enumerate(targets)}
+    for names, lines in sorted(
+        ((sorted(names, key=place.__getitem__), lines) for lines, names in same.items()),
+        key=lambda one: place[one[0][0]],
+    ):
         show(visible("\n  ".join([f"{count(len(names), 'target')}: {few(names)}", *lines])))
     over.tally.result()
     return f"{len(targets) - nothing} of {count(len(targets), 'target')} with something to do{over.share}"
@@ -82,8 +86,7 @@ async def plan(over: Over) -> str:
 
 async def read_only(over: Over) -> list[Target]:
     """Return the targets; a failure of one keeps no other from being looked at."""
-    over.config = over.config.but(canaries=0, max_failures=WITHOUT_END, create_database="no")
-    over.each.config = over.each.config.but(create_database="no")
+    over.config = over.config.but(canaries=0, max_failures=WITHOUT_END)
     targets = await over.targets()
     over.tally.begin(len(targets))
     return targets
@@ -93,8 +96,6 @@ def changing(name: str, command: Command) -> OverAll:
     """Return a command that changes one database or schema as one over all targets."""
 
     async def over_all(over: Over) -> str:
-        if name not in CREATING:
-            over.each.config = over.each.config.but(create_database="no")
         targets = await over.targets()
         over.tally.begin(len(targets))
 

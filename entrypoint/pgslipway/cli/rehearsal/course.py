@@ -36,7 +36,7 @@ async def look(run: Run, options: Options) -> str:
     if options.locks:
         return f": {await rehearse_locks(run, options)}"
     await bring_up_to_date(run, partial(connect, run.config))
-    show(to_table(rows(*await plan_of(run.config))))
+    show(to_table(rows(*await plan_of(await begin(run.config)))))
     return ""
 
 

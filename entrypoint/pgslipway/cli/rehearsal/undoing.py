@@ -83,7 +83,7 @@ async def undo_and_apply_again(request: Request, config: Config) -> str:
     if course.problems:
         raise BadMigrations(*course.problems)
     request.applied += applied
-    show(to_table(rows(*await plan_of(config))))
+    show(to_table(rows(*await plan_of(await begin(config)))))
     return summary(course, config)
 
 
