@@ -282,13 +282,12 @@ async def test_targets_that_fail_for_different_reasons_are_15(
     await database.execute("".join(f"CREATE SCHEMA tenant_{number};" for number in (1, 2, 3)))
     targets = {"targets": "tenant_1 tenant_2 tenant_3", "max_failures": "2", "ddl_retry": "0", "lock_timeout": "1s"}
     await asyncio.to_thread(pod, migrations=folder(FILES), **targets)
-    await database.execute("DELETE FROM tenant_2.schema_migrations WHERE version = 2; DROP TABLE tenant_2.customers")
-    await database.execute("DELETE FROM tenant_1.schema_migrations WHERE version = 2; DROP TABLE tenant_1.customers")
+    files = folder({"003_paid.sql": ALTER})
     key = "('x' || encode(sha256('pgslipway:tenant_2.schema_migrations'), 'hex'))::bit(64)::bigint"
     async with database.connection() as other, other.transaction():
-        await other.execute(f"LOCK TABLE tenant_1.schema_migrations IN SHARE MODE; SELECT pg_advisory_lock({key})")
+        await other.execute(f"LOCK TABLE tenant_1.orders; SELECT pg_advisory_lock({key})")
 
-        finished = await asyncio.to_thread(pod, migrations=folder.path, **targets)
+        finished = await asyncio.to_thread(pod, migrations=files, **targets)
 
     assert_shown("15", finished, "2 of 3 targets failed (1…")
 

@@ -372,3 +372,20 @@ async def test_lock_whose_session_is_lost_is_taken_again_before_the_next_file(
     assert "starting over: the migration lock was dropped\n" in log
     assert applied == ["001_a.sql"]
     assert finished.code == 0, finished
+
+
+async def test_history_that_takes_no_row_is_not_waited_for_without_end(
+    database: Database, folder: Folder, slipway: Slipway
+) -> None:
+    """Our own statements, too, are prepared only within MIGRATE_DDL_LOCK_TIMEOUT: that locks the table."""
+    slipway(env=database.environ, migrations=folder({"001_a.sql": ""}))
+    files = folder({"002_b.sql": ""})
+    async with database.connection() as other, other.transaction():
+        await other.execute("LOCK TABLE schema_migrations IN SHARE MODE")
+
+        finished = await asyncio.to_thread(
+            slipway, env=database.environ, migrations=files, lock_timeout="1s", ddl_lock_timeout="100ms"
+        )
+
+    assert finished.code == 11, finished
+    assert "002_b.sql: another runner is applying it since MIGRATE_LOCK_TIMEOUT=1s" in finished.err

@@ -22,7 +22,7 @@ from .undo import forget_sql, verify_gone_sql
 RECORD, VERIFY, SETTINGS, END = OURS
 MOST_TABLES = 64
 """The tables whose SQL is kept: a run over many targets has one for each."""
-OPENING = 80
+OPENING = 140
 """More characters than come before `tables_sql` in the message that prepares, besides the role."""
 
 

@@ -19,6 +19,7 @@ from functools import partial
 from ..driver_errors import BROKEN
 from ..errors import HistoryConflict, MigrationFailed, Problem, StartOver, Unplaced
 from ..files import Source
+from ..quote import milliseconds
 from .ahead import Ahead, Message
 from .check import USUAL_LEVEL
 from .contents import Contents
@@ -194,7 +195,8 @@ def opening_sql(job: Job) -> str:
 def begin_sql(held: Held, job: Job, watch: Watch) -> str:
     """Return the first of three messages, which writes the row while the lock is ours; its tag is RECORDED then."""
     around = plain(held, job, settings_sql(job.config, "LOCAL", watch), held.condition)
-    return f"{opening_sql(job)} {prepare_sql(held, job)} {around.record}"
+    patience = f"SET LOCAL lock_timeout = {milliseconds(job.config.ddl_lock_timeout)};"  # preparing locks the table
+    return f"{opening_sql(job)} {patience} {prepare_sql(held, job)} {around.record}"
 
 
 async def send(held: Held, job: Job, watch: Watch) -> None:
