@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import re
 import shutil
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench import floor, interpreted, native, sitting
+from bench.about import about
 from bench.measure import Bench
 from bench.ours import IMAGE, PGSLIPWAY, ROOT, WORK
 from bench.parts import PARTS
 from bench.peer import BENCH, INSTALLED
-from bench.run import environ, image
+from bench.run import image
 from bench.server import bench_server
 
 if TYPE_CHECKING:
     from bench.peer import Peer
-    from bench.server import BenchServer
 
 ALL = [PGSLIPWAY, *floor.PEERS, *native.PEERS, *interpreted.PEERS]
 RESULTS = BENCH / "results.json"
@@ -50,66 +45,6 @@ def unpack_ours() -> None:
     subprocess.run(f"docker export {container} | tar -x -C {ROOT}", shell=True, check=True)
     subprocess.run(["docker", "rm", container], capture_output=True, check=True)
     WORK.mkdir(parents=True)
-
-
-def image_id() -> str:
-    """Return what tells our image from one of other code."""
-    command = ["docker", "image", "inspect", "--format={{.Id}}", image(PGSLIPWAY)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def versions(peers: list[Peer]) -> dict[str, dict[str, str]]:
-    """Return what is to be said of each tool."""
-    return {
-        peer.name: {
-            "version": version(peer),
-            "lock": peer.lock,
-            "transaction": peer.transaction,
-            "waits": "by itself" if peer.waits else "after a loop around pg_isready, with a pause of 1 s",
-            "note": peer.note,
-        }
-        for peer in peers
-    }
-
-
-def version(peer: Peer) -> str:
-    """Return the version that the tool prints last: what it runs on may come before it."""
-    argv = [word.format(home=INSTALLED / peer.name) for word in peer.version.argv]
-    env = {**os.environ, **environ(peer, peer.version.environ)}
-    ended = subprocess.run(argv, env=env, cwd=WORK, capture_output=True, text=True, check=False)
-    found = re.findall(r"\d+\.\d+(?:\.\d+)?", ended.stderr + ended.stdout)
-    return found[-1] if found else "unknown"
-
-
-def missing() -> dict[str, str]:
-    """Return the tools that could not be had, and why."""
-    lines = (INSTALLED / "missing.tsv").read_text().splitlines()
-    return dict(line.split("\t") for line in lines)
-
-
-def machine() -> dict[str, str | int]:
-    """Describe this machine."""
-    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    memory = re.search(r"MemTotal:\s*(\d+)", Path("/proc/meminfo").read_text())
-    return {
-        "cpu": cpu[1] if cpu else platform.machine(),
-        "cores": os.cpu_count() or 0,
-        "memory_gib": round(int(memory[1]) / 2**20) if memory else 0,
-        "system": platform.freedesktop_os_release()["PRETTY_NAME"],
-    }
-
-
-def about(peers: list[Peer], server: BenchServer) -> dict[str, Any]:
-    """Return what is to be said besides the measurements."""
-    return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": machine(),
-        "postgres": server.fetch("SHOW server_version")[0][0],
-        "commit_ms": round(server.commit_milliseconds(), 3),
-        "image": image_id(),
-        "tools": versions(peers),
-        "missing": missing(),
-    }
 
 
 def arguments() -> argparse.Namespace:
@@ -142,7 +77,9 @@ def main() -> None:
             results = sitting.continued(sitting.read(RESULTS), known) if adds else sitting.begun(known)
         except ValueError as error:
             raise SystemExit(f"{RESULTS.name}: {error}; --anew begins a new one") from error
-        bench = Bench(server, peers, options.runs, results, partial(sitting.write, RESULTS, results), say)
+        bench = Bench(
+            server, peers, options.runs, results, partial(sitting.write, RESULTS, results), say, only=options.only
+        )
         for part in options.parts or PARTS:
             PARTS[part](bench)
         results["minutes"] += round((time.monotonic() - began) / 60)

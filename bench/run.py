@@ -53,12 +53,13 @@ class Process:
     popen: subprocess.Popen[bytes]
     started: float
     log: Path
+    limit: float
     is_given_up: bool = False
     watchdog: threading.Timer = field(init=False)
     """In place of a wait with a limit, which is late by up to 50 ms, and begins with the wait."""
 
     def __post_init__(self) -> None:
-        self.watchdog = threading.Timer(LIMIT, self.give_up)
+        self.watchdog = threading.Timer(self.limit, self.give_up)
         self.watchdog.daemon = True
         self.watchdog.start()
 
@@ -81,7 +82,7 @@ class Process:
         """Say what went wrong, or nothing; one that was over before its limit may have waited to be asked."""
         code = self.popen.returncode
         if self.is_given_up and code == -signal.SIGKILL:
-            return f"took more than {LIMIT:g} s"
+            return f"took more than {self.limit:g} s"
         return f"exit {code}: {reason(self.log.read_text(errors='replace'))}" if code else ""
 
 
@@ -103,8 +104,8 @@ def environ(peer: Peer, more: Mapping[str, str]) -> dict[str, str]:
     return {"PATH": path, "HOME": "/tmp", "LANG": "C.UTF-8", **more}
 
 
-def start(peer: Peer, invocation: Invocation, *before: str) -> Process:
-    """Start a tool; `before` are words in front of its own."""
+def start(peer: Peer, invocation: Invocation, *before: str, limit: float | None = None) -> Process:
+    """Start a tool; `before` are words in front of its own. It is given up after `limit` seconds, LIMIT by default."""
     descriptor, name = tempfile.mkstemp()
     env = environ(peer, invocation.environ)
     started = time.perf_counter()
@@ -113,7 +114,7 @@ def start(peer: Peer, invocation: Invocation, *before: str) -> Process:
         stdin=subprocess.DEVNULL, stdout=descriptor, stderr=descriptor,
     )  # fmt: skip
     os.close(descriptor)
-    return Process(popen, started, Path(name))
+    return Process(popen, started, Path(name), LIMIT if limit is None else limit)
 
 
 def contained(peer: Peer, folder: Path, target: Target) -> Sequence[str]:

@@ -69,10 +69,10 @@ class BenchServer:
         return Target(port=port or self.port, password=PASSWORD, database=database, certificate=certificate)
 
     def execute(self, sql: str, database: str = "postgres") -> str:
-        return asyncio.run(self._database(database).execute(sql))
+        return asyncio.run(self.database(database).execute(sql))
 
     def fetch(self, sql: str, database: str = "postgres") -> list[Record]:
-        return asyncio.run(self._database(database).fetch(sql))
+        return asyncio.run(self.database(database).fetch(sql))
 
     def make_database(self) -> str:
         """A database with nothing in it but the empty table bench.applied; dropped by `tidy`."""
@@ -109,9 +109,10 @@ class BenchServer:
 
     def commit_milliseconds(self) -> float:
         """What one commit takes, which says what kind of disk this is: the median of 200."""
-        return asyncio.run(_commit_milliseconds(self._database(TEMPLATE)))
+        return asyncio.run(_commit_milliseconds(self.database(TEMPLATE)))
 
-    def _database(self, name: str) -> Database:
+    def database(self, name: str) -> Database:
+        """A database of this server."""
         return replace(self.postgres, name=name)
 
 
