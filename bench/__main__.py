@@ -74,7 +74,7 @@ def main() -> None:
         known = about(peers, server)
         try:
             adds = options.parts and not options.anew and RESULTS.is_file()
-            results = sitting.continued(sitting.read(RESULTS), known) if adds else sitting.begun(known)
+            results = sitting.continued(sitting.read(RESULTS), known, options.parts) if adds else sitting.begun(known)
         except ValueError as error:
             raise SystemExit(f"{RESULTS.name}: {error}; --anew begins a new one") from error
         bench = Bench(

@@ -18,7 +18,7 @@ from bench.run import Ran, start
 from bench.turns import turns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
     from bench.far import Far
@@ -80,6 +80,8 @@ class Bench:
     """Why there is none, once it was tried: a run that takes too long is not made again for each cell."""
     expected: set[tuple[str, ...]] = field(default_factory=set)
     """The columns and indexes that Concourse ends with, by psql."""
+    only: Collection[str] = ()
+    """Names of the tools that were asked for; none if all were."""
 
     @property
     def tools(self) -> list[Peer]:

@@ -16,6 +16,7 @@ from bench.replicas import replicas
 from bench.results import APPLY, DISTANCES, KIBIBYTES, NOTHING, TLS
 from bench.run import kibibytes
 from bench.sets import CONCOURSE
+from bench.targets import targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -105,4 +106,5 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "apply-100": partial(apply, 100, LANES),
     "concourse": concourse,
     "apply-10000": many,
+    "targets": targets,
 }

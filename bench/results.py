@@ -11,6 +11,9 @@ APPLY, NOTHING, TLS, CONTAINER = "apply", "nothing", "nothing with TLS", "nothin
 """The works of a cell."""
 READINESS, REPLICAS, KIBIBYTES, IMAGE_BYTES = "readiness", "replicas", "kibibytes", "image_bytes"
 """What is measured once for each tool."""
+TARGETS = "targets"
+SIZES = (1, 10, 100, 1000)
+"""Numbers of tenants."""
 PER_FILE, ONE_SESSION = "psql-per-file", "psql-one-session"
 FLOORS = {PER_FILE, ONE_SESSION}
 DISTANCES = (0, 1, 5, 20)
@@ -42,6 +45,25 @@ class Results:
     def lags(self) -> dict[str, float]:
         """Return the median seconds from the server's first answer until each is done."""
         return medians_of(self.part(READINESS))
+
+    def ways(self, kind: str, work: str, number: int) -> dict[str, dict[str, Any]]:
+        """Return the runs of each way over so many tenants of a kind."""
+        for cell in self.part(TARGETS).get("cells", []):
+            if (cell["kind"], cell["work"], cell["number"]) == (kind, work, number):
+                return dict(cell["ways"])
+        return {}
+
+    def ways_medians(self, kind: str, work: str, number: int) -> dict[str, float]:
+        """Return the median seconds of each way that got there."""
+        return medians_of(self.ways(kind, work, number))
+
+    def grown(self) -> dict[int, dict[str, Any]]:
+        """Return what it takes us to find nothing to do, by the number of schemas."""
+        return {int(number): one for number, one in self.part(TARGETS).get("grown", {}).items()}
+
+    def grown_medians(self) -> dict[int, float]:
+        """Return the median seconds of that."""
+        return {number: statistics.median(one["seconds"]) for number, one in self.grown().items()}
 
     def order(self) -> list[str]:
         """Return the tools: us, the others by how fast they apply 1,000 files, and the floor."""

@@ -252,7 +252,7 @@ def test_a_later_sitting_adds_to_what_was_measured() -> None:
     earlier = {**sitting.begun(ABOUT), "cells": ["some"], "minutes": 40}
 
     for _ in range(2):
-        earlier = sitting.continued(earlier, {**ABOUT, "date": "2026-01-02", "missing": {"flyway": "no java"}})
+        earlier = sitting.continued(earlier, {**ABOUT, "date": "2026-01-02", "missing": {"flyway": "no java"}}, ["tls"])
 
     assert earlier == {
         **ABOUT,
@@ -266,14 +266,14 @@ def test_a_later_sitting_adds_to_what_was_measured() -> None:
 @pytest.mark.parametrize("name", ["machine", "postgres", "image", "tools"])
 def test_numbers_of_something_else_are_not_added_to(name: str) -> None:
     with pytest.raises(ValueError, match=f"what was measured before differs in {name}$"):
-        sitting.continued(sitting.begun(ABOUT), {**ABOUT, name: "other"})
+        sitting.continued(sitting.begun(ABOUT), {**ABOUT, name: "other"}, ["tls"])
 
 
 def test_results_before_images_were_noted_are_not_added_to() -> None:
     earlier = {name: value for name, value in sitting.begun(ABOUT).items() if name != "image"}
 
     with pytest.raises(ValueError, match=r"differs in image$"):
-        sitting.continued(earlier, ABOUT)
+        sitting.continued(earlier, ABOUT, ["tls"])
 
 
 def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
