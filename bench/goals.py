@@ -44,7 +44,7 @@ class Goal:
     ours: float | None
     limit: float | None
     unit: str = "s"
-    """"s", "µs", "MB" or "MiB"."""
+    """"s", "µs", "MB" or "MiB"; none for a number of things."""
     of: str = ""
     """Whose value the limit is, and how many times."""
     inclusive: bool = True

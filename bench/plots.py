@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
+plt.rcParams["svg.hashsalt"] = NAME
 OURS, FLOOR, OTHERS = "#d9480f", "#868e96", "#4c8bd6"
 """Each can be told from white and from black, and from the others without colour by its place and its line."""
 INK = "#808080"
@@ -28,8 +29,8 @@ GAP, TOP = 0.038, 0.97
 
 
 def colour(name: str) -> str:
-    """Return a tool's colour."""
-    return OURS if name == NAME else FLOOR if name in FLOORS else OTHERS
+    """Return the colour of a tool, or of a way to use it, whose name begins with the tool's."""
+    return OURS if name.split(", ")[0] == NAME else FLOOR if name in FLOORS else OTHERS
 
 
 def in_words(seconds: float, _: object) -> str:
@@ -81,13 +82,13 @@ def lines(axes: Axes, results: Results, files: int, title: str) -> None:
     label(axes, ends)
 
 
-def label(axes: Axes, ends: dict[str, tuple[float, float]]) -> None:
+def label(axes: Axes, ends: dict[str, tuple[float, float]], left: float = 0.82) -> None:
     """Write each tool's name at the right, by the end of its line; those that end early are on top."""
     order = sorted(ends, key=lambda name: (-ends[name][0], ends[name][1]))
     heights = apart([axes.transAxes.inverted().transform(axes.transData.transform(ends[name]))[1] for name in order])
     for name, height in zip(order, heights, strict=True):
         axes.annotate(
-            name, ends[name], xytext=(0.82, height), textcoords=axes.transAxes, va="center",
+            name, ends[name], xytext=(left, height), textcoords=axes.transAxes, va="center",
             fontsize=7, color=colour(name), fontweight="bold" if name == NAME else "normal",
             arrowprops={"arrowstyle": "-", "color": colour(name), "linewidth": 0.4, "relpos": (0, 0.5), "shrinkA": 0},
         )  # fmt: skip
@@ -116,7 +117,6 @@ def figure(path: Path, *draw: Callable[[Axes], None]) -> None:
 
 def plots(results: Results, folder: Path) -> None:
     """Write the pictures."""
-    plt.rcParams["svg.hashsalt"] = NAME
     figure(
         folder / "benchmarks-nothing.svg",
         lambda axes: bars(axes, results.medians("nothing", 1), "Nothing to do, +0 ms"),

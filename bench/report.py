@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from bench import tables
+from bench import tables, target_tables
 from bench.peer import BENCH
-from bench.results import APPLY, NOTHING, TLS, Results
+from bench.results import APPLY, NOTHING, TARGETS, TLS, Results
+from bench.tenants import DATABASE, SCHEMA
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 DOCS = BENCH.parent / "docs"
@@ -31,9 +33,9 @@ def fill(path: Path, parts: dict[str, str]) -> None:
     path.write_text(text)
 
 
-def where_and_when(results: Results) -> str:
+def where_and_when(data: Mapping[str, Any]) -> str:
     """Say what it was measured on."""
-    data, machine = results.data, results.data["machine"]
+    machine = data["machine"]
     return (
         f"Measured on {data['date']}: {machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']} GiB,\n"
         f"{machine['system']}, shared with others; PostgreSQL {data['postgres']} with its defaults,\n"
@@ -44,7 +46,7 @@ def where_and_when(results: Results) -> str:
 def page(results: Results) -> dict[str, str]:
     """Return what goes between the markers of docs/benchmarks.md."""
     return {
-        "where": where_and_when(results),
+        "where": where_and_when(results.data),
         "goals": tables.aims(results),
         "tools": tables.tools(results),
         **{f"nothing-{files}": tables.work(results, NOTHING, files) for files in (1, 1000)},
@@ -56,17 +58,37 @@ def page(results: Results) -> dict[str, str]:
         "replicas": tables.replicas(results),
         "memory": tables.memory(results),
         "growth": tables.growth(results),
+        **targets(results),
+    }
+
+
+def targets(results: Results) -> dict[str, str]:
+    """Return the parts of many tenants, which may have been measured on another day."""
+    about = results.part(TARGETS).get("about")
+    return {
+        "targets-where": where_and_when(about) if about else target_tables.NOT_YET,
+        "targets-versions": target_tables.versions(results),
+        "targets-goals": target_tables.aims(results),
+        **{
+            f"targets-{work}-{kind}": target_tables.by_number(results, kind, work)
+            for work in (NOTHING, APPLY)
+            for kind in (SCHEMA, DATABASE)
+        },
+        "targets-grown": target_tables.grown(results),
     }
 
 
 def main() -> None:
     """Write everything that is made of the results."""
-    from bench.plots import plots  # it imports matplotlib, which nothing else here needs
+    # They import matplotlib, which nothing else here needs.
+    from bench.plots import plots
+    from bench.target_plots import target_plots
 
     results = Results(json.loads((BENCH / "results.json").read_text()))
     plots(results, DOCS)
+    target_plots(results, DOCS)
     fill(PAGE, page(results))
-    fill(README, {"where": where_and_when(results), "summary": tables.summary(results)})
+    fill(README, {"where": where_and_when(results.data), "summary": tables.summary(results)})
 
 
 if __name__ == "__main__":

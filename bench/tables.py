@@ -190,7 +190,12 @@ def readiness(results: Results) -> str:
 
 def aims(results: Results) -> str:
     """Return each goal with what was measured."""
-    rows = [[goal.name, shown(goal.ours, goal), limit(goal), goal.verdict] for goal in goals(results)]
+    return of_goals(goals(results))
+
+
+def of_goals(aimed: Sequence[Goal]) -> str:
+    """Return goals with what they came to."""
+    rows = [[goal.name, shown(goal.ours, goal), limit(goal), goal.verdict] for goal in aimed]
     return table(["goal", "ours", "limit", "result"], rows)
 
 
@@ -203,6 +208,8 @@ def shown(value: float | None, goal: Goal) -> str:
     """Return a value in a goal's unit."""
     if value is None:
         return NONE
+    if not goal.unit:
+        return f"{value:g}"
     return duration(value) if goal.unit == "s" else f"{value:.1f} {goal.unit}"
 
 
