@@ -150,8 +150,9 @@ def bench_server() -> Iterator[BenchServer]:
         server.execute(HOLD_APPLIED, TEMPLATE)
         yield server
     finally:
-        shutil.rmtree((embedded.clusters[0].data / LOG).resolve().parent)
-        embedded.close()
+        log = (embedded.clusters[0].data / LOG).resolve().parent
+        embedded.close()  # first: a server that runs may make a file in a folder that is being removed
+        shutil.rmtree(log, ignore_errors=True)
         tempfile.tempdir = None
 
 
