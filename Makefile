@@ -15,7 +15,7 @@ test-faults: .venv/ready  ## the slow part: every fault, systematically; where C
 	PGSLIPWAY_FAULTS_EVERY=$${PGSLIPWAY_FAULTS_EVERY:-1} .venv/bin/pytest -m faults tests/faults
 
 bench: export MAY_INSTALL := 1
-bench: .venv/ready  ## measure it beside its peers, which takes about an hour, and write docs/benchmarks.md
+bench: .venv/ready  ## measure it beside its peers, which takes an hour and a half, and write docs/benchmarks.md
 	bench/bench.sh $(if $(PARTS),--parts $(PARTS)) $(if $(ANEW),--anew)
 
 lint: .venv/ready
