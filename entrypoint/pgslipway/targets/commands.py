@@ -37,11 +37,10 @@ async def over_targets(request: Request) -> str | None:
 async def up(over: Over) -> str:
     """Bring every target up to date: canaries, then several at a time, until too many have failed."""
     files = None
-    while files != (files := over.files()):  # a mounted ConfigMap may change: then all are looked at again
+    # A mounted ConfigMap may change meanwhile: then all are looked at again.
+    while files != (files := over.files()) and not over.tally.failures:
         over.tally.reset()
         await over.go(await over.pending(over.config.role), partial(bring_up, over))
-        if over.tally.failures:
-            break
     return over.up_to_date()
 
 
@@ -61,7 +60,7 @@ async def wait_for_all(over: Over) -> str:
     """Block until every target holds every migration. Raises NotYet when the wait timeout has passed."""
     loop = asyncio.get_running_loop()
     began = loop.time()
-    pending = await over.pending(None)
+    files = None
 
     async def wait_for(target: Target, _: bool) -> bool:
         config = over.each.of(target)
@@ -71,7 +70,9 @@ async def wait_for_all(over: Over) -> str:
         return False
 
     over.config = over.config.but(canaries=0)
-    await over.go(pending, wait_for)
+    while files != (files := over.files()) and not over.tally.failures:
+        over.tally.reset()
+        await over.go(await over.pending(None), wait_for)
     return over.up_to_date()
 
 

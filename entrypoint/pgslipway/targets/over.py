@@ -89,7 +89,7 @@ class Over:
 
     def run_over(self, config: Config) -> Run:
         """Return the run over one target, with the files as they are now. Raises FilesChanged if they keep changing."""
-        self.files()
+        self.follow_files()
         run = Run(config, self.run.migrations, repeatable=self.run.repeatable, contents=self.run.contents)
         run.folder = self.run.folder
         return run
@@ -101,12 +101,16 @@ class Over:
         self.request.applied += [name for name in names if name not in self.noted]
         self.noted |= {*names}
 
-    def files(self) -> set[tuple[str, str]]:
-        """Return name and checksum of each file as it is now. Raises FilesChanged if they keep changing."""
+    def follow_files(self) -> None:
+        """Take the files as they are now. Raises FilesChanged if they keep changing."""
         try:
             self.run.refuse_changed()
         except FilesChanged as error:
             self.run.start_over(error)
+
+    def files(self) -> set[tuple[str, str]]:
+        """Return name and checksum of each file as it is now. Raises FilesChanged if they keep changing."""
+        self.follow_files()
         return {(one.filename, one.checksum) for one in (*self.run.migrations, *self.run.repeatable)}
 
 
