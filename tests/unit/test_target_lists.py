@@ -306,6 +306,17 @@ def test_outcome_has_as_many_names_as_fit() -> None:
     assert tally.report["failed"] == 1000
 
 
+def test_target_at_work_counts_as_stopped_where_nobody_waits_for_it() -> None:
+    tally = Tally({})
+    tally.begin(3)
+    tally.start()
+
+    assert (tally.report["stopped"], tally.report["not_begun"]) == (1, 2)
+    tally.leave()
+    tally.succeed()
+    assert (tally.report["stopped"], tally.report["not_begun"]) == (0, 2)
+
+
 def test_bar_shows_count_rate_and_failures() -> None:
     tally = failed(MigrationFailed("no"))
 

@@ -62,15 +62,20 @@ class Rollout:
         is_last_look, is_alone = not self.left, self.workers <= 1
         target = self.later.popleft() if is_last_look else self.left.popleft()
         token = TARGET.set(target.name)
+        self.tally.start()
         try:
-            self.tally.succeed(changed=await self.work(target, is_canary or is_last_look))
+            changed = await self.work(target, is_canary or is_last_look)
         except asyncio.CancelledError:
+            self.tally.leave()
             self.tally.stop()
             raise
         except Exception as error:  # noqa: BLE001  # a bug, too, leaves those at work in peace
+            self.tally.leave()
             return self.failed(target, error, has_waited=is_canary or is_last_look, is_alone=is_alone)
         finally:
             TARGET.reset(token)
+        self.tally.leave()
+        self.tally.succeed(changed=changed)
         return True
 
     def failed(self, target: Target, error: Exception, *, has_waited: bool, is_alone: bool) -> bool:

@@ -40,6 +40,7 @@ class Tally:
     def __init__(self, report: dict[str, Any]) -> None:
         self.report = report
         self.total = self.up_to_date = self.migrated = self.stopped = 0
+        self.at_work = 0
         self.applied = 0
         """How many files were applied, in all targets."""
         self.failures: list[Failure] = []
@@ -80,12 +81,28 @@ class Tally:
         self.stopped += 1
         self.tell()
 
+    def start(self) -> None:
+        """Note that one more target is worked on: it counts as stopped where the run ends without waiting for it."""
+        self.at_work += 1
+        self.tell()
+
+    def leave(self) -> None:
+        """Note that the work on a target has ended, in whichever way."""
+        self.at_work -= 1
+        self.tell()
+
     def tell(self) -> None:
         """Bring the report up to now."""
         self.report.update(
-            total=self.total, up_to_date=self.up_to_date, migrated=self.migrated, failed=len(self.failures),
-            stopped=self.stopped, not_begun=self.total - self.done, applied=self.applied, failures=self.names,
-        )  # fmt: skip
+            total=self.total,
+            up_to_date=self.up_to_date,
+            migrated=self.migrated,
+            failed=len(self.failures),
+            stopped=self.stopped + self.at_work,
+            not_begun=self.total - self.done - self.at_work,
+            applied=self.applied,
+            failures=self.names,
+        )
 
     @property
     def names(self) -> list[str]:
