@@ -474,7 +474,7 @@ async def test_plan_has_the_code_of_the_refusal(database: Database, folder: Fold
     files = await migrated(database, folder, slipway)
     folder({"003_c.sql": "COMMIT;"})
 
-    finished = slipway("plan", env=database.environ, migrations=files, targets="a b c")
+    finished = slipway("plan", env=database.environ, migrations=files, targets="a b c", parallel="1")
 
     assert finished.code == 21, finished
     assert finished.err.count("003_c.sql:1: COMMIT: a file is one transaction already") == 2

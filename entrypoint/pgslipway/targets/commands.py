@@ -49,10 +49,7 @@ async def bring_up(over: Over, target: Target, waits: bool) -> bool:
     config = over.each.of(target)
     run = over.run_over(config if waits else config.but(lock_timeout=SOON))
     run.is_pending = over.has_schemas  # an older look at a database may have got no answer
-    try:
-        await bring_up_to_date(run, partial(connect, config))
-    finally:
-        over.note(run.applied)
+    await bring_up_to_date(run, partial(connect, config))
     return bool(run.applied or run.adopted)
 
 

@@ -1,7 +1,7 @@
 """The state of a run over many targets."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 
 from ..config import Config
@@ -22,6 +22,19 @@ logger = logging.getLogger(__name__)
 
 SOON = 0.001
 """Seconds for which a target is waited for that another run is at work on, as long as there are others."""
+
+
+class Applied(list[str]):
+    """The files that were applied to one target; the run over many notes each as soon as it is committed."""
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        super().__init__()
+        self.note = note
+
+    def append(self, filename: str) -> None:
+        """Add a file."""
+        super().append(filename)
+        self.note(filename)
 
 
 class Over:
@@ -90,16 +103,17 @@ class Over:
     def run_over(self, config: Config) -> Run:
         """Return the run over one target, with the files as they are now. Raises FilesChanged if they keep changing."""
         self.follow_files()
-        run = Run(config, self.run.migrations, repeatable=self.run.repeatable, contents=self.run.contents)
+        applied = Applied(self.note)
+        run = Run(config, self.run.migrations, applied, repeatable=self.run.repeatable, contents=self.run.contents)
         run.folder = self.run.folder
         return run
 
-    def note(self, applied: Iterable[str]) -> None:
-        """Note the files that were applied to a target: each name once, and how many they were."""
-        names = [*applied]
-        self.tally.applied += len(names)
-        self.request.applied += [name for name in names if name not in self.noted]
-        self.noted |= {*names}
+    def note(self, filename: str) -> None:
+        """Note a file that was applied to a target: how many these are, and each name once."""
+        self.tally.apply()
+        if filename not in self.noted:
+            self.noted.add(filename)
+            self.request.applied.append(filename)
 
     def follow_files(self) -> None:
         """Take the files as they are now. Raises FilesChanged if they keep changing."""

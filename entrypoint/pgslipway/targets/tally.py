@@ -81,6 +81,11 @@ class Tally:
         self.stopped += 1
         self.tell()
 
+    def apply(self) -> None:
+        """Count a file that was applied."""
+        self.applied += 1
+        self.tell()
+
     def start(self) -> None:
         """Note that one more target is worked on: it counts as stopped where the run ends without waiting for it."""
         self.at_work += 1
