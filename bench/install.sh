@@ -119,17 +119,6 @@ END
         chmod +x "$bin/$name"
 }
 
-# Its program is in no registry of packages, and its module replaces another one, which `go install` refuses: from its
-# source, the part of it that is open. It wants a version that is one by semver's rules.
-atlas_build() {
-    local day
-    git clone --quiet --depth 1 https://github.com/ariga/atlas source &&
-        day=$(git -C source log -1 --format=%cd --date=format:%Y.%-m.%-d) &&
-        cd source/cmd/atlas &&
-        CGO_ENABLED=0 nice -n 10 go build -trimpath -o "$bin/atlas" \
-            -ldflags "-s -w -X ariga.io/atlas/cmd/atlas/internal/cmdapi.version=v$day" .
-}
-
 # artifact_of GROUP:NAME:VERSION[:alone]
 artifact_of() {
     local group name version alone
@@ -174,8 +163,8 @@ have flyway flyway java_program flyway org.flywaydb.commandline.Main org.flywayd
     org.postgresql:postgresql:42.7.7
 have liquibase liquibase java_program liquibase liquibase.integration.commandline.LiquibaseCommandLine \
     org.liquibase:liquibase-core:4.33.0 info.picocli:picocli:4.7.7 org.postgresql:postgresql:42.7.7
-# Only for many tenants (bench/targets.py): all in one process, from its own list of them.
-have atlas atlas atlas_build
+# Atlas, only for many tenants (bench/targets.py), is in no registry of packages, and its module replaces another one,
+# which `go install` refuses: it is measured where somebody has built it into .peers/atlas/bin.
 # Only where they are asked for: the linters that bench/linters.py compares with. Two of them need a libclang to build.
 if [[ $asked != "  " ]]; then
     have squawk squawk pip_install squawk-cli
