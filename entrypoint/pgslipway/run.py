@@ -98,6 +98,11 @@ class Run:
         """The history table for those who only read it, which never takes the role."""
         return History(self.config.schema, self.config.table, search_path=self.config.search_path)
 
+    @property
+    def files(self) -> set[tuple[str, str]]:
+        """Name and checksum of each file."""
+        return named(self.migrations, self.repeatable)
+
     async def look(self, connection: Connection) -> bool:
         """Tell whether there is nothing to do; if there is, the server must be one that a run can write to."""
         self.refuse_changed()
@@ -127,10 +132,7 @@ class Run:
         if (state := folder_state(self.config)) == self.folder:
             return
         self.folder = state
-        migrations, repeatable = files_of(self.config)
-        now = {(one.filename, one.checksum) for one in (*migrations, *repeatable)}
-        before = {(one.filename, one.checksum) for one in (*self.migrations, *self.repeatable)}
-        if changed := {filename for filename, _ in now ^ before}:
+        if changed := {filename for filename, _ in named(*files_of(self.config)) ^ self.files}:
             raise FilesChanged(*(Problem(CHANGED, filename) for filename in sorted(changed)))
 
     def start_over(self, error: StartOver | FilesChanged) -> None:
@@ -161,6 +163,11 @@ def files_of(config: Config) -> tuple[list[Migration], list[Repeatable]]:
     """
     migrations, repeatable = discover_all(config.dir, config.layout)
     return migrations, [with_values(one, config.variables) for one in repeatable]
+
+
+def named(migrations: Sequence[Migration], repeatable: Sequence[Repeatable]) -> set[tuple[str, str]]:
+    """Return name and checksum of each file."""
+    return {(one.filename, one.checksum) for one in (*migrations, *repeatable)}
 
 
 def run_of(config: Config, applied: list[str]) -> Run:

@@ -14,7 +14,7 @@ from ..request import Options, Request
 from ..words import few
 from .looks import Looks
 from .names import Target, Word, targets_of
-from .over import SOON, Over
+from .over import Over
 from .rollout import Rollout
 
 NUMBERS = ("parallel", "canaries", "max_failures")
@@ -50,12 +50,11 @@ async def run_on_targets(
     targets, _double = targets_of([Word(f"targets[{number}]", text) for number, text in enumerate(names)], "schema")
     looks = Looks(over.each, over.run, over.tally, role=over.config.role)
     async with acquire(pool, over.run, lambda connection: looks.schemas(connection, targets)) as (_, pending):
-        results = {one.name: TargetResult(one.name, "not begun" if one in pending else "up to date") for one in targets}
+        left = {*pending}
+        results = {one.name: TargetResult(one.name, "not begun" if one in left else "up to date") for one in targets}
 
     async def bring_up(target: Target, waits: bool) -> bool:
-        result, config = results[target.name], over.each.of(target)
-        run = over.run_over(config if waits else config.but(lock_timeout=SOON))
-        run.is_pending = True
+        result, run = results[target.name], over.run_to_bring_up(target, waits=waits)
         try:
             await run_on_pool(pool, run)
         except Exception as error:

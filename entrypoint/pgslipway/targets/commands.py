@@ -11,7 +11,7 @@ from ..request import Request
 from ..up import bring_up_to_date
 from ..wait import wait
 from .names import Target
-from .over import SOON, Over
+from .over import Over
 from .source import NO_SCHEMA
 
 
@@ -46,10 +46,8 @@ async def up(over: Over) -> str:
 
 async def bring_up(over: Over, target: Target, waits: bool) -> bool:
     """Bring one target up to date; tell whether that took anything. Raises every SlipwayError."""
-    config = over.each.of(target)
-    run = over.run_over(config if waits else config.but(lock_timeout=SOON))
-    run.is_pending = over.has_schemas  # an older look at a database may have got no answer
-    await bring_up_to_date(run, partial(connect, config))
+    run = over.run_to_bring_up(target, waits=waits)
+    await bring_up_to_date(run, partial(connect, run.config))
     return bool(run.applied or run.adopted)
 
 

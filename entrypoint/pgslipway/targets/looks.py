@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import asyncpg
 
-from ..connect import ATTEMPT_TIMEOUT
+from ..connect import ATTEMPT_TIMEOUT, location_of
 from ..dial import Connection, open_connection
 from ..driver_errors import BROKEN, heals, is_full
 from ..errors import SlipwayError
@@ -160,10 +160,9 @@ class Looks:
 
     async def is_current(self, target: Target) -> bool:
         """Tell whether there is nothing to do in a database. Raises whatever a connection does."""
-        config = self.each.of(target)
-        assert config.location  # noqa: S101
+        location = location_of(self.each.of(target))
         async with asyncio.timeout(ATTEMPT_TIMEOUT):
-            connection = await open_connection(config.location, 0, 0.95 * ATTEMPT_TIMEOUT)
+            connection = await open_connection(location, 0, 0.95 * ATTEMPT_TIMEOUT)
             try:
                 history = self.run.history if self.role else self.run.history_as_login
                 return await history.is_current(connection, self.run.migrations, self.run.repeatable)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ..config import Config
 from ..errors import BadConfiguration
-from ..settings import is_digits, name, name_expected
+from ..settings import is_digits, name
 from ..words import few
 
 TEMPLATES = ("template0", "template1")
@@ -101,16 +101,23 @@ def target_at(text: str) -> Target:
 
 def check_name(text: str) -> None:
     """Raise ValueError for a text that nobody means to be a name."""
+    if expected := expected_of(text):
+        raise ValueError(f"expected {expected}, not {text[:100]!r}")
+
+
+def expected_of(text: str) -> str:
+    """Return the form of a name that was expected instead of `text`; empty where it may be one."""
     try:
         fitting(text)
     except ValueError as expected:
-        raise ValueError(f"expected {expected}, not {text[:100]!r}") from expected
+        return str(expected)
+    return ""
 
 
 def path_of(config: Config) -> list[str]:
     """Return the schemas of MIGRATE_TARGET_PATH. Raises BadConfiguration."""
     found = (config.target_path or "").replace(",", " ").split()
-    if wrong := [one for one in found if name_expected(one) or one != one.strip("\"'") or len(one.encode()) > 63]:
+    if wrong := [one for one in found if expected_of(one) or one != one.strip("\"'")]:
         raise BadConfiguration(f"MIGRATE_TARGET_PATH: expected names of schemas, as they are, not {few(wrong)}")
     return found
 

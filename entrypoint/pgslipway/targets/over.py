@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 
-from ..config import Config
 from ..connect import connect, reconnect
 from ..dial import Connection
 from ..errors import BadConfiguration, FilesChanged
@@ -71,7 +70,7 @@ class Over:
     async def targets(self, only: str | None = None) -> list[Target]:
         """Return the targets of this pod, or the `only` one.
 
-        Raises BadConfiguration for an empty list, for schemas that are not there, and for URLs that cannot be read.
+        Raises BadConfiguration for an empty list, and for schemas that are not there.
         """
         if not self.has_schemas and self.config.targets is not None:
             return chosen(await read(self.config, None), only)
@@ -80,9 +79,11 @@ class Over:
             return await present(self.config, connection, targets) if self.has_schemas else targets
 
     async def pending(self, role: str | None) -> list[Target]:
-        """Return the targets that may have something to do; the others are counted. Raises as `targets` does."""
-        looks = Looks(self.each, self.run, self.tally, role=role)
+        """Return the targets that may have something to do; the others are counted.
 
+        Raises as `targets` does, and for URLs that cannot be read.
+        """
+        looks = Looks(self.each, self.run, self.tally, role=role)
         if not self.has_schemas:
             targets = await self.targets()
             self.each.check(targets)
@@ -100,12 +101,23 @@ class Over:
         async with nullcontext() if command == "wait" else shown(self.tally, command):  # it says what it waits for
             await Rollout(self.config, targets, work, self.tally).run()
 
-    def run_over(self, config: Config) -> Run:
+    def run_over(self, target: Target) -> Run:
         """Return the run over one target, with the files as they are now. Raises FilesChanged if they keep changing."""
         self.follow_files()
-        applied = Applied(self.note)
-        run = Run(config, self.run.migrations, applied, repeatable=self.run.repeatable, contents=self.run.contents)
+        run = Run(self.each.of(target), self.run.migrations, Applied(self.note))
+        run.repeatable, run.contents = self.run.repeatable, self.run.contents
         run.folder = self.run.folder
+        return run
+
+    def run_to_bring_up(self, target: Target, *, waits: bool) -> Run:
+        """Return the run over one of those that `pending` has named; told not to wait, it gives up a held lock at once.
+
+        A look at a database may have got no answer, so the run asks once more whether there is anything to do.
+        """
+        run = self.run_over(target)
+        run.is_pending = self.has_schemas
+        if not waits:
+            run.config = run.config.but(lock_timeout=SOON)
         return run
 
     def note(self, filename: str) -> None:
@@ -125,7 +137,7 @@ class Over:
     def files(self) -> set[tuple[str, str]]:
         """Return name and checksum of each file as it is now. Raises FilesChanged if they keep changing."""
         self.follow_files()
-        return {(one.filename, one.checksum) for one in (*self.run.migrations, *self.run.repeatable)}
+        return self.run.files
 
 
 def chosen(targets: list[Target], only: str | None) -> list[Target]:

@@ -59,19 +59,19 @@ class Rollout:
         """Work on the next target; False where there is none, and where another worker has to do it instead."""
         if len(self.tally.failures) > self.config.max_failures or not (self.left or self.later):
             return False
-        is_last_look, is_alone = not self.left, self.workers <= 1
-        target = self.later.popleft() if is_last_look else self.left.popleft()
+        waits, is_alone = is_canary or not self.left, self.workers <= 1
+        target = self.left.popleft() if self.left else self.later.popleft()
         token = TARGET.set(target.name)
         self.tally.start()
         try:
-            changed = await self.work(target, is_canary or is_last_look)
+            changed = await self.work(target, waits)
         except asyncio.CancelledError:
             self.tally.leave()
             self.tally.stop()
             raise
         except Exception as error:  # noqa: BLE001  # a bug, too, leaves those at work in peace
             self.tally.leave()
-            return self.failed(target, error, has_waited=is_canary or is_last_look, is_alone=is_alone)
+            return self.failed(target, error, has_waited=waits, is_alone=is_alone)
         finally:
             TARGET.reset(token)
         self.tally.leave()

@@ -1,14 +1,11 @@
 """How many targets ended in which way, and what that means for the whole run."""
 
-import logging
 from collections.abc import Iterator
 from typing import Any
 
 from ..errors import INTERNAL_ERROR, Problem, SlipwayError, Stopped, TargetsToMend, TargetsToRetry
 from ..lines import to_json
 from ..words import count, few
-
-logger = logging.getLogger(__name__)
 
 FIRST_OF_A_PERSON = 20
 """The first exit code that needs a person."""

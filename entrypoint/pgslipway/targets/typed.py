@@ -29,7 +29,7 @@ async def status(over: Over) -> str:
     as_json = over.request.options.json
 
     async def look(target: Target, _: bool) -> bool:
-        found = rows(*await plan_of(over.run_over(over.each.of(target))))
+        found = rows(*await plan_of(over.run_over(target)))
         if as_json:
             show(f'{"," if told else "["}\n{{"target": {json.dumps(target.name)}, "migrations": {to_json(found)}}}')
         told[target.name] = Counter(row.state for row in found)
@@ -68,7 +68,7 @@ async def plan(over: Over) -> str:
     targets = await read_only(over)
 
     async def look(target: Target, _: bool) -> bool:
-        lines, _left = await plan_lines(over.run_over(over.each.of(target)))
+        lines, _left = await plan_lines(over.run_over(target))
         same.setdefault(tuple(lines), []).append(target.name)
         return False
 
